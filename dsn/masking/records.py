@@ -31,10 +31,15 @@ class TaskRecord(nn.Module):
 
 
 class Lateral(nn.Module):
-    """What a task reads from the subnetwork of a later one: columns of its head on that task's features.
+    """What a task reads from a subnetwork: columns of its head on the features f_t [batch, d] of task t.
 
-    logits of task k  <-  scale * (logits of task k) + V f_t(x) + c, f_t [batch, d] the features of task t.
-    Shapes: weight V [classes of k, d], bias c [classes of k], scale and source (t) scalars. Nothing of it is
+    z [batch, C], the logits of the task so far; read = V f_t(x) + c.
+
+    Added:   z <- scale * z + read
+    Pooled:  z <- log(softmax(scale * z) + softmax(read) M)     (a linear opinion pool, Stone 1961)
+
+    Shapes: weight V [C, d] and bias c [C]; pooled: [C_t, d] and [C_t] with the mixture M [C_t, C], which says
+    what the reader's class c' is worth for class c. Scale and source (t) are scalars. Nothing of it is
     trained any more: a transfer makes it, and it is accepted as a whole or not at all.
     """
 
@@ -43,20 +48,35 @@ class Lateral(nn.Module):
     scale: Tensor
     weight: Tensor
     bias: Tensor
+    mixture: Tensor
 
-    def __init__(self, source: int, scale: Tensor, weight: Tensor, bias: Tensor) -> None:
+    def __init__(
+        self, source: int, scale: Tensor, weight: Tensor, bias: Tensor, mixture: Tensor | None = None
+    ) -> None:
         super().__init__()
         self.source_task = source
         self.register_buffer("source", torch.tensor(source, device=weight.device))
         self.register_buffer("scale", scale.detach().clone())
         self.register_buffer("weight", weight.detach().clone())
         self.register_buffer("bias", bias.detach().clone())
+        mixture = weight.new_zeros(0) if mixture is None else mixture
+        self.register_buffer("mixture", mixture.detach().clone())
+
+    @property
+    def pooled(self) -> bool:
+        """Whether probabilities are pooled, not logits added."""
+        return len(self.mixture) > 0
 
     def forward(self, logits: Tensor, features: Tensor) -> Tensor:
-        return self.scale * logits + nn.functional.linear(features, self.weight, self.bias)
+        read = nn.functional.linear(features, self.weight, self.bias)
+        if not self.pooled:
+            return self.scale * logits + read
+        opinion = (read.softmax(1) @ self.mixture).clamp_min(torch.finfo(read.dtype).tiny)
+        return torch.logaddexp((self.scale * logits).log_softmax(1), opinion.log())
 
     @staticmethod
     def from_state(state_dict: Mapping[str, Any], prefix: str) -> "Lateral":
         """A lateral as large as the one in ``state_dict`` under ``prefix``."""
-        source, *tensors = (state_dict[f"{prefix}{name}"] for name in ("source", "scale", "weight", "bias"))
+        names = ("source", "scale", "weight", "bias", "mixture")
+        source, *tensors = (state_dict[f"{prefix}{name}"] for name in names)
         return Lateral(int(source), *tensors)

@@ -7,13 +7,14 @@ judge answers with a Decision; the reason is a sentence with the numbers it used
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 from torch.nn import functional as F
 
 from .assessment import predict, remembered
 from .situation import Situation
 
-AGREEMENT = 0.75  # share of the classes that must be recognised as their counterparts
-CLOSENESS = 0.65  # share of its own accuracy that the earlier task must keep on the later one's images
+AGREEMENT = 0.5  # share of the classes that must be recognised as their counterparts
+CLOSENESS = 0.6  # share of its own accuracy that the earlier task must keep on the later one's images
 RICHER = 2.0  # the later task must have seen at least so many times the earlier one's training samples
 
 
@@ -35,10 +36,18 @@ def closeness(situation: Situation) -> Judge:
     Measured on the later task's own, labelled training images. A share ``AGREEMENT`` of the earlier task's
     classes must be what it sees most in the images of the corresponding class. Its accuracy there must reach
     ``CLOSENESS`` of its accuracy on its own validation data. And there must be headroom: the later task was
-    trained on at least ``RICHER`` times the samples.
+    trained on at least ``RICHER`` times the samples. Each task keeps what its closest giver gave: a later one
+    that is less close is refused, a closer one takes its place.
     """
     decision = _judge_closeness(situation)
-    return lambda: decision
+
+    def judge() -> Decision:
+        if decision.accepted:
+            share = torch.tensor(decision.measures["closeness"], device=situation.model.device)
+            situation.model.record(situation.task).put("closeness", share)
+        return decision
+
+    return judge
 
 
 def _judge_closeness(situation: Situation) -> Decision:
@@ -68,6 +77,10 @@ def _judge_closeness(situation: Situation) -> Decision:
         return Decision(False, reason, measures)
     if share < CLOSENESS:
         reason = f"not close: keeps {share:.0%} of its accuracy on task {source}'s images"
+        return Decision(False, reason, measures)
+    given = remembered(model, task, "closeness")
+    if given is not None and share <= given:
+        reason = f"a closer task has given already: {given:.0%} of its accuracy kept there, {share:.0%} here"
         return Decision(False, reason, measures)
     reason = f"close: keeps {share:.0%} of its accuracy, and there are {more / samples:.1f} times the samples"
     return Decision(True, reason, measures)

@@ -3,8 +3,10 @@
 Shapes: logits [n, classes], y [n].
 """
 
+from typing import cast
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..masking import MaskedModel
@@ -25,6 +27,12 @@ def features_of(model: MaskedModel, x: Tensor, task: int, batch_size: int = 512)
     """Features [n, d] that the head of ``task`` reads, for x [n, ...], on the model's device."""
     with evaluating(model):
         return torch.cat([model.features(part.to(model.device), task) for part in x.split(batch_size)])
+
+
+@torch.no_grad()
+def own_logits(model: MaskedModel, x: Tensor, task: int) -> Tensor:
+    """Logits [n, classes] of ``task`` as it learnt them, without what it reads from other tasks."""
+    return cast(nn.Linear, model.heads[str(task)])(features_of(model, x, task))
 
 
 def fit_temperature(logits: Tensor, y: Tensor) -> float:

@@ -47,7 +47,7 @@ class TaskState:
         self._tensors = [*model.own_parameters(task), *model.task_buffers(task)]
         self._values = [tensor.detach().clone() for tensor in self._tensors]
         self._masks = model.masks(task)
-        self._laterals = len(model.lateral_heads(task))
+        self._laterals = list(model.lateral_heads(task))
         self._record = {name: value.clone() for name, value in model.record(task).named_buffers()}
 
     @torch.no_grad()
@@ -58,7 +58,9 @@ class TaskState:
         row = self._model.committed.index(self._task)
         for path, gate in self._model.gates_by_path.items():
             gate.replace(row, self._masks[path])
-        del self._model.lateral_heads(self._task)[self._laterals :]
+        laterals = self._model.lateral_heads(self._task)
+        del laterals[:]
+        laterals.extend(self._laterals)
         record = self._model.record(self._task)
         record.clear()
         for name, value in self._record.items():

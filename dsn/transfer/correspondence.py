@@ -2,7 +2,8 @@
 
 No data of the earlier task are needed: its subnetwork looks at the later task's training images, whose labels
 are known. If the same classes come back (turned, in other styles, other members of the same families), its
-outputs say which is which. Shapes: logits [n, old classes], y [n], match [old classes].
+outputs say which is which. Shapes: logits [n, old classes], y [n], match [old classes],
+votes [later classes, old classes].
 """
 
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from ..masking import MaskedModel
-from .assessment import fit_temperature, predict
+from .assessment import fit_temperature, own_logits, remembered
 
 SAMPLES = 4000  # of the later task are looked at, at most, evenly spread
 
@@ -25,6 +26,7 @@ class Correspondence:
     """How an earlier task's classes correspond to a later one's.
 
     match[c]: the later class for the earlier class c.
+    votes[c', c]: mean probability of c, the earlier task's, in the images of the later class c'.
     agreement: share of the earlier classes c that the earlier task sees most in the images of class match[c].
     accuracy: of the earlier task on the later task's images under the match, in [0, 1].
     temperature: that suits its logits there.
@@ -34,6 +36,7 @@ class Correspondence:
     """
 
     match: Tensor
+    votes: Tensor
     agreement: float
     accuracy: float
     temperature: float
@@ -51,15 +54,16 @@ class Correspondence:
 def correspond(model: MaskedModel, task: int, x: Tensor, y: Tensor, classes: int) -> Correspondence | None:
     """How the classes of ``task`` correspond to the labels y [n] of x [n, ...]; None if those are fewer.
 
-    The one-to-one assignment with the largest sum of mean outputs p(c | images of class c') (Kuhn 1955).
+    Judged by what the task learnt itself, whatever it reads from other tasks since. The match is the
+    one-to-one assignment with the largest sum of votes (Kuhn 1955).
     """
     step = -(-len(x) // SAMPLES)
     x, y = x[::step], y[::step]
-    logits = predict(model, x, task)
+    logits = own_logits(model, x, task).float()
     y = y.to(logits.device)
     if logits.shape[1] > classes:
         return None
-    outputs = logits.float().softmax(1)
+    outputs = (logits / (remembered(model, task, "temperature") or 1.0)).softmax(1)
     votes = torch.stack([outputs[y == c].mean(0) for c in range(classes)]).nan_to_num(0.0)
     later, earlier = linear_sum_assignment(votes.cpu().numpy(), maximize=True)
     match = torch.empty(logits.shape[1], dtype=torch.long, device=logits.device)
@@ -71,5 +75,5 @@ def correspond(model: MaskedModel, task: int, x: Tensor, y: Tensor, classes: int
     right = logits[shared].argmax(1).eq(target)
     agreement = votes[match].argmax(1).eq(torch.arange(len(match), device=match.device)).float().mean()
     return Correspondence(
-        match, float(agreement), float(right.float().mean()), fit_temperature(logits[shared], target)
+        match, votes, float(agreement), float(right.float().mean()), fit_temperature(logits[shared], target)
     )

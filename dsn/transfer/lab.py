@@ -17,7 +17,7 @@ from .assessment import features_of, predict
 from .backward import TaskState
 from .correspondence import SAMPLES
 from .linear import fit_head
-from .mechanisms import FAR_WEIGHT, MECHANISMS, NEAR_WEIGHT
+from .mechanisms import FAR_WEIGHT, MECHANISMS, NEAR_WEIGHT, relabelled_weight
 from .similarity import similarity
 from .situation import Situation
 
@@ -142,7 +142,7 @@ def information(situation: Situation, mechanism: str) -> tuple[Tensor, Tensor, f
     """What ``mechanism`` learns from: x [n, ...], targets [n, classes] and the weight it gives to a head.
 
     None where the later task has too few classes. The paper's gates fit no head: their impressions then get
-    the weight of those of ``impressions``.
+    the weight of those of ``impressions``; nor does ``expert``, whose controls are those of a far task.
     """
     if mechanism == "current_images":
         return situation.x, situation.outputs, FAR_WEIGHT
@@ -153,10 +153,8 @@ def information(situation: Situation, mechanism: str) -> tuple[Tensor, Tensor, f
     if relabelled is None:
         return None
     x, y = relabelled
-    found = situation.correspondence
-    near = mechanism in ("own_features", "source_features") or (found is not None and found.near)
-    weight = NEAR_WEIGHT if near else FAR_WEIGHT
-    return x, F.one_hot(y, situation.classes(situation.task)).float(), weight
+    targets = F.one_hot(y, situation.classes(situation.task)).float()
+    return x, targets, relabelled_weight(situation)
 
 
 def accuracy(logits: Tensor, y: Tensor) -> float:

@@ -7,7 +7,6 @@ it has nothing to offer. Shapes: features [n, d], lateral weight [classes, d].
 from collections.abc import Callable
 from typing import cast
 
-import torch
 from torch import Tensor, nn
 
 from ..masking.records import Lateral
@@ -18,51 +17,65 @@ from .similarity import neurons_opened
 from .situation import Situation
 
 NEAR_WEIGHT = 0.5  # of a head fitted to labels of a near task, beside the earlier task's own
-FAR_WEIGHT = 0.3  # of a word from farther off
+FAR_WEIGHT = 0.3  # of a head fitted to less than that
+POOL_WEIGHT = 1.0  # of the later task's opinion, beside the earlier task's own
 
 
-def add_lateral(situation: Situation, source: int, weight: Tensor, bias: Tensor) -> None:
-    """Let the earlier task add ``weight`` f(x) + ``bias`` of ``source`` to its own calibrated logits."""
-    model, task = situation.model, situation.task
-    scale = 1 / (remembered(model, task, "temperature") or 1.0)
-    model.lateral_heads(task).append(Lateral(source, torch.tensor(scale, device=weight.device), weight, bias))
-    model.record(task).put("temperature", torch.ones((), device=weight.device))
+def give(situation: Situation, *laterals: Lateral) -> None:
+    """Let the earlier task read ``laterals``, and nothing that it read before: each task has one giver."""
+    heads = situation.model.lateral_heads(situation.task)
+    del heads[:]
+    heads.extend(laterals)
+
+
+def added(situation: Situation, reader: int, weight: Tensor, bias: Tensor, first: bool = True) -> Lateral:
+    """A lateral that adds V f(x) + c of ``reader`` to the earlier task's calibrated logits."""
+    return Lateral(reader, _scale(situation, weight, first), weight, bias)
 
 
 def correspondence(situation: Situation) -> int | None:
     """Labels of the corresponding classes: of a near task, for heads; of a farther one, through its own head.
 
-    Near: :func:`own_features` and :func:`source_features`. Else :func:`expert`.
+    Near: heads on both tasks' features, z_k / T_k + w (V_k f_k + c_k) + w (V_t f_t + c_t), as in
+    :func:`own_features` and :func:`source_features`. Else :func:`expert`.
     """
     found = situation.correspondence
     if found is None:
         return None
     if not found.near:
         return expert(situation)
-    own_features(situation)
-    return source_features(situation)
+    own, theirs = relabelled_head(situation, situation.task), relabelled_head(situation, situation.source)
+    assert own is not None and theirs is not None  # there is a correspondence
+    give(
+        situation,
+        added(situation, situation.task, *(NEAR_WEIGHT * part for part in own)),
+        added(situation, situation.source, *(NEAR_WEIGHT * part for part in theirs), first=False),
+    )
+    return _opened(situation)
 
 
 def expert(situation: Situation) -> int | None:
-    """The later task's logits for the corresponding classes.
+    """The later task's own opinion, passed on as far as its classes speak for the earlier task's.
 
-    z_k / T_k + w z_t[match] / T: a product of calibrated experts (Hinton 2002), linear in the features of t,
-    so it costs head columns alone. T suits the earlier task's logits on the later task's images: it says how
-    much less sure one should be on the other's.
+    p_k(c | x) + w sum_c' p_t(c' | x) P(c | c') / (C P(c)): a linear opinion pool (Stone 1961) of calibrated
+    probabilities. P(c | c') are the votes of the earlier task in the images of class c', P(c) their mean: a
+    class that it cannot place passes little on. Linear in neither, but it costs head columns alone.
     """
     found = situation.correspondence
     if found is None:
         return None
-    head = cast(nn.Linear, situation.model.heads[str(situation.source)])
-    factor = FAR_WEIGHT / found.temperature
-    weight, bias = factor * head.weight[found.match], factor * head.bias[found.match]
-    add_lateral(situation, situation.source, weight, bias)
+    model, source = situation.model, situation.source
+    head = cast(nn.Linear, model.heads[str(source)])
+    sure = 1 / (remembered(model, source, "temperature") or 1.0)
+    votes = found.votes / found.votes.mean(0).clamp_min(1e-6) / found.votes.shape[1]
+    scale = _scale(situation, head.weight)
+    give(situation, Lateral(source, scale, sure * head.weight, sure * head.bias, POOL_WEIGHT * votes))
     return _opened(situation)
 
 
 def source_features(situation: Situation) -> int | None:
     """A head on the later task's features, fitted to its images and the corresponding labels."""
-    return _opened(situation) if _add_relabelled(situation, situation.source) else None
+    return _opened(situation) if _give_relabelled(situation, situation.source) else None
 
 
 def own_features(situation: Situation) -> int | None:
@@ -70,34 +83,46 @@ def own_features(situation: Situation) -> int | None:
 
     Nothing of the later task's subnetwork is used: a part of :func:`correspondence`, and its control.
     """
-    return 0 if _add_relabelled(situation, situation.task) else None
+    return 0 if _give_relabelled(situation, situation.task) else None
 
 
-def _add_relabelled(situation: Situation, reader: int) -> bool:
-    """Add a head on the features of ``reader``; False if the later task has too few classes."""
+def relabelled_head(situation: Situation, reader: int) -> tuple[Tensor, Tensor] | None:
+    """Weight and bias of a head on the features of ``reader``, fitted to the corresponding labels.
+
+    None if the later task has too few classes.
+    """
     relabelled = situation.relabelled()
     if relabelled is None:
-        return False
+        return None
     x, y = relabelled
     targets = nn.functional.one_hot(y, situation.classes(situation.task)).float()
-    weight, bias = fit_head(features_of(situation.model, x, reader), targets.to(situation.model.device))
-    add_lateral(situation, reader, NEAR_WEIGHT * weight, NEAR_WEIGHT * bias)
-    return True
+    return fit_head(features_of(situation.model, x, reader), targets.to(situation.model.device))
+
+
+def relabelled_weight(situation: Situation) -> float:
+    """Of a head fitted to corresponding labels: less where the tasks are farther apart."""
+    found = situation.correspondence
+    return NEAR_WEIGHT if found is not None and found.near else FAR_WEIGHT
+
+
+def _give_relabelled(situation: Situation, reader: int) -> bool:
+    head = relabelled_head(situation, reader)
+    if head is not None:
+        weight = relabelled_weight(situation)
+        give(situation, added(situation, reader, weight * head[0], weight * head[1]))
+    return head is not None
 
 
 def impressions(situation: Situation) -> int:
     """A head on the later task's features, fitted to impressions and their soft targets."""
     made = situation.impressions
-    features = features_of(situation.model, made.x, situation.source)
-    _add_fitted(situation, features, made.targets)
-    return _opened(situation)
+    return _give_fitted(situation, features_of(situation.model, made.x, situation.source), made.targets)
 
 
 def current_images(situation: Situation) -> int:
     """A head on the later task's features, fitted to what the earlier task says of the later one's images."""
     features = features_of(situation.model, situation.x, situation.source)
-    _add_fitted(situation, features, situation.outputs)
-    return _opened(situation)
+    return _give_fitted(situation, features, situation.outputs)
 
 
 def gates(situation: Situation) -> int:
@@ -106,9 +131,15 @@ def gates(situation: Situation) -> int:
     return open_gates(situation.model, situation.task, situation.source, made.x, made.targets, situation.seed)
 
 
-def _add_fitted(situation: Situation, features: Tensor, targets: Tensor) -> None:
+def _give_fitted(situation: Situation, features: Tensor, targets: Tensor) -> int:
     weight, bias = fit_head(features, targets.to(features.device))
-    add_lateral(situation, situation.source, FAR_WEIGHT * weight, FAR_WEIGHT * bias)
+    give(situation, added(situation, situation.source, FAR_WEIGHT * weight, FAR_WEIGHT * bias))
+    return _opened(situation)
+
+
+def _scale(situation: Situation, like: Tensor, first: bool = True) -> Tensor:
+    """What calibrates the earlier task's own logits; they are calibrated once."""
+    return like.new_tensor(1 / situation.temperature if first else 1.0)
 
 
 def _opened(situation: Situation) -> int:

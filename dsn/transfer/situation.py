@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..masking import MaskedModel
 from ..replay import Impressions
-from .assessment import predict, remembered
+from .assessment import own_logits, remembered
 from .correspondence import SAMPLES, Correspondence, correspond
 
 Replay = Callable[[int, int], Impressions]  # (task, seed) -> impressions of the task
@@ -46,7 +46,7 @@ class Situation:
     @cached_property
     def outputs(self) -> Tensor:
         """What the earlier task says of the later task's images: calibrated probabilities [n, classes]."""
-        return (predict(self.model, self.x, self.task) / self.temperature).softmax(1)
+        return (own_logits(self.model, self.x, self.task) / self.temperature).softmax(1)
 
     @cached_property
     def impressions(self) -> Impressions:
@@ -60,7 +60,7 @@ class Situation:
 
     @cached_property
     def temperature(self) -> float:
-        """The temperature that suits the earlier task's logits on its own validation data; 1 if unknown."""
+        """What suits the earlier task's own logits on its own validation data; 1 if unknown."""
         return remembered(self.model, self.task, "temperature") or 1.0
 
     def relabelled(self) -> tuple[Tensor, Tensor] | None:

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from dsn import InputError, MaskedModel, ProtectedWeights, grow, sparsity
 from dsn.evaluation import capacity
+from dsn.masking.records import Lateral
 from dsn.replay import Impressions
 from dsn.transfer import MECHANISMS, Situation, assess, attempt, most_similar, similarity, transfer_backward
 from dsn.transfer import acceptance as policies
@@ -234,3 +235,42 @@ def test_fewer_classes_offer_nothing_and_no_validation_is_no_ground() -> None:
     assert "fewer classes" in outcome.reason
     outcome = attempt(Situation(model, 0, 1, x, y, fake_replay(model, x)), "current_images", "closeness")
     assert "no validation data" in outcome.reason
+
+
+def test_a_transfer_takes_the_place_of_the_one_before() -> None:
+    model, x = three_tasks("mlp")
+    fresh = logits(model, x)[0]
+    attempt(situation(model, x, 0, 2), "correspondence", "always")
+    alone = logits(model, x)[0]
+    attempt(situation(model, x, 0, 1), "correspondence", "always")
+    assert not torch.equal(logits(model, x)[0], alone)
+    attempt(situation(model, x, 0, 2), "correspondence", "always")
+    assert torch.equal(logits(model, x)[0], alone)
+    assert not torch.equal(fresh, alone)
+
+
+@pytest.mark.filterwarnings("ignore:task .* no free neuron")
+@pytest.mark.parametrize("closer_first", [True, False])
+def test_the_closest_giver_is_kept(closer_first: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Task 0 sees the images of one later task as its own, those of the other half disguised."""
+    for limit in ("AGREEMENT", "CLOSENESS", "RICHER"):
+        monkeypatch.setattr(policies, limit, 0.0)
+    model, x = three_tasks("mlp")
+    with torch.no_grad():
+        model.eval()
+        y = model(x, 0).argmax(1)
+    close, far = (Situation(model, 0, 2, x, t, fake_replay(model, x)) for t in (y, y.roll(1)))
+    assert close.correspondence.accuracy > far.correspondence.accuracy
+    first, second = (close, far) if closer_first else (far, close)
+    assert attempt(first, "correspondence", "closeness").accepted
+    outcome = attempt(second, "correspondence", "closeness")
+    assert outcome.accepted is not closer_first
+    assert ("closer task has given" in outcome.reason) is closer_first
+
+
+def test_a_pooled_opinion_is_the_pool_of_probabilities() -> None:
+    z, f = torch.randn(5, 3), torch.randn(5, 4)
+    weight, bias, mixture = torch.randn(6, 4), torch.randn(6), torch.rand(6, 3)
+    pooled = Lateral(1, torch.tensor(0.5), weight, bias, mixture)(z, f)
+    expected = (0.5 * z).softmax(1) + F.linear(f, weight, bias).softmax(1) @ mixture
+    torch.testing.assert_close(pooled.exp(), expected)

@@ -9,7 +9,6 @@ from dsn.replay import Impressions
 from dsn.transfer import ACCEPTANCE, MECHANISMS, Situation, assess
 from dsn.transfer.assessment import predict
 from dsn.transfer.lab import Trial, accuracy, in_parts, information, measure
-from dsn.transfer.mechanisms import FAR_WEIGHT, NEAR_WEIGHT
 from tests.nets import learn, make
 
 CLASSES = 3
@@ -71,17 +70,15 @@ def test_the_gain_is_that_of_the_mechanism_itself(mechanism: str) -> None:
     assert found.transfer == accuracy(predict(model, x[20:], 0), y[20:]) - before
 
 
-@pytest.mark.parametrize(("near", "weight"), [(-1.0, NEAR_WEIGHT), (2.0, FAR_WEIGHT)])
-def test_the_own_features_control_is_the_mechanism_of_that_name_with_the_transfers_weight(
-    near: float, weight: float, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("near", [True, False])
+def test_the_own_features_control_is_the_mechanism_of_that_name(
+    near: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dsn.transfer.correspondence.NEAR_KAPPA", near)
+    monkeypatch.setattr("dsn.transfer.correspondence.NEAR_KAPPA", -1.0 if near else 2.0)
     monkeypatch.setattr("dsn.transfer.correspondence.NEAR_TEMPERATURE", float("inf"))
     model, x, y = two_tasks()
     own = trial(model, x, y, mechanism="own_features")
-    assert own.transfer == own.own_features
-    monkeypatch.setattr("dsn.transfer.mechanisms.NEAR_WEIGHT", weight)
-    assert trial(model, x, y).own_features == trial(model, x, y, mechanism="own_features").transfer
+    assert own.transfer == own.own_features == trial(model, x, y).own_features
 
 
 def test_random_features_replace_the_later_tasks() -> None:
