@@ -1,5 +1,6 @@
 """Strategies to compare DSN with."""
 
-from .independent import independent_accuracies
+from .builders import STRATEGIES, Setting
+from .memory import MemoryUse, masked_model_memory
 
-__all__ = ["independent_accuracies"]
+__all__ = ["STRATEGIES", "MemoryUse", "Setting", "masked_model_memory"]

@@ -1,22 +1,52 @@
-"""One fresh network a task: nothing is shared, so nothing is forgotten and nothing is transferred."""
+"""One fresh dense network a task: nothing is shared, so nothing is forgotten and nothing is transferred."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
+from torch import Tensor, nn
+
 from ..training import DSN
-from ..training.loader import read_samples
+from .memory import MemoryUse, bytes_of
+from .strategy import label_of
 
 
-def independent_accuracies(make_strategy: Callable[[], DSN], benchmark: Any) -> list[float]:
-    """Test accuracy, in [0, 1], of each task of ``benchmark`` learnt alone.
+class SeparateNetworks(nn.ModuleDict):
+    """The network of each task, called as one model."""
 
-    ``make_strategy`` returns a strategy with a fresh model; it trains one task and is dropped.
-    """
-    accuracies = []
-    for task, experience in enumerate(benchmark.train_stream):
-        strategy = make_strategy()
-        valid = [] if benchmark.valid_stream is None else [benchmark.valid_stream[task]]
-        strategy.train(experience, eval_streams=valid)
-        x, y = read_samples(benchmark.test_stream[task].dataset.eval())
-        accuracies.append(strategy.accuracy(x, y, task))
-    return accuracies
+    def forward(self, x: Tensor, task: int) -> Tensor:
+        """Logits of ``task``."""
+        return self[str(task)](x, task)
+
+
+class Independent:
+    """Trains and evaluates as an Avalanche strategy does; ``make_strategy`` returns a dense DSN."""
+
+    def __init__(self, make_strategy: Callable[[], DSN]) -> None:
+        self.make_strategy = make_strategy
+        self.members: dict[int, DSN] = {}
+
+    @property
+    def model(self) -> SeparateNetworks:
+        """All networks."""
+        return SeparateNetworks({str(task): member.model for task, member in self.members.items()})
+
+    def train(self, experience: Any, eval_streams: Sequence[Any] = ()) -> None:
+        """Learn the experience's task with a network of its own."""
+        member = self.make_strategy()
+        member.train(experience, eval_streams=eval_streams)
+        self.members[label_of(experience)] = member
+
+    def eval(self, stream: Sequence[Any]) -> None:
+        """Evaluate each experience with the network of its task."""
+        for experience in stream:
+            self.members[label_of(experience)].eval([experience])
+
+    def memory(self) -> MemoryUse:
+        """A whole network a task: none is the backbone that every other strategy has."""
+        per_task = []
+        for task, member in self.members.items():
+            model = member.model
+            weights = [p for _, layer in model.layer_modules() for p in layer.parameters()]
+            own = [*model.own_parameters(task), *model.task_buffers(task)]
+            per_task.append(bytes_of([*weights, *own]))
+        return MemoryUse(per_task)

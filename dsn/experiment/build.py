@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from dsn import backbones
+from dsn.baselines import STRATEGIES, Setting
 from dsn.errors import InputError
 from dsn.masking import MaskedModel, mask_neurons
 from dsn.training import DSN
@@ -50,38 +51,68 @@ def build_strategy(
     device: torch.device,
     evaluator: Any,
     *,
+    tasks: int,
     pixel_range: PixelRange | None = None,
-    dense: bool = False,
+) -> Any:
+    """A fresh strategy of the config's name, for a stream of ``tasks`` tasks: a DSN or a baseline."""
+    if config.strategy == "dsn":
+        return build_dsn(config, sample_shape, device, evaluator, pixel_range=pixel_range)
+    options = getattr(config.baselines, config.strategy).model_dump()
+    lr = options.pop("lr")
+    setting = Setting(
+        make_backbone=lambda: build_backbone(config.backbone, sample_shape),
+        make_optimizer=lambda model: build_optimizer(config, model, lr),
+        input_shape=sample_shape,
+        tasks=tasks,
+        shared=_training(config, device, evaluator) | {"train_epochs": total_epochs(config)},
+    )
+    return STRATEGIES[config.strategy](setting, **options)
+
+
+def build_dsn(
+    config: Config,
+    sample_shape: torch.Size,
+    device: torch.device,
+    evaluator: Any,
+    *,
+    pixel_range: PixelRange | None = None,
 ) -> DSN:
-    """A fresh model and its strategy; ``dense``: every neuron open all the time, the same epochs in all."""
+    """A fresh masked model and DSN on it."""
     train, selection, transfer = config.train, config.selection, config.transfer
     model = build_model(config, sample_shape)
-    optimizer = build_optimizer(config, model)
     return DSN(
         model=model,
-        optimizer=optimizer,
-        train_epochs=0 if dense else train.epochs,
-        warmup_epochs=total_epochs(config) if dense else train.warmup_epochs,
-        consolidation_epochs=0 if dense else train.consolidation_epochs,
-        train_mb_size=train.batch_size,
-        sparsity=0.0 if dense else selection.sparsity,
+        optimizer=build_optimizer(config, model),
+        train_epochs=train.epochs,
+        warmup_epochs=train.warmup_epochs,
+        consolidation_epochs=train.consolidation_epochs,
+        sparsity=selection.sparsity,
         s_max=selection.s_max,
         annealing=selection.annealing,
         logit_mean=selection.logit_mean,
         logit_std=selection.logit_std,
         budget=selection.budget,
         growth=selection.growth,
-        schedule=train.schedule,
-        patience=train.patience,
-        restore_best=train.restore_best,
-        transfer_tasks=0 if dense or not can_transfer(config) else transfer.tasks,
+        transfer_tasks=transfer.tasks if can_transfer(config) else 0,
         transfer=transfer.mechanism,
         acceptance=transfer.acceptance,
         replay=replay_arguments(config, pixel_range),
         seed=config.seed,
-        device=device,
-        evaluator=evaluator,
+        **_training(config, device, evaluator),
     )
+
+
+def _training(config: Config, device: torch.device, evaluator: Any) -> dict[str, Any]:
+    """What is the same for every strategy."""
+    train = config.train
+    return {
+        "train_mb_size": train.batch_size,
+        "schedule": train.schedule,
+        "patience": train.patience,
+        "restore_best": train.restore_best,
+        "device": device,
+        "evaluator": evaluator,
+    }
 
 
 def can_transfer(config: Config) -> bool:
@@ -94,12 +125,15 @@ def replay_arguments(config: Config, pixel_range: PixelRange | None) -> dict[str
     return {**config.replay.model_dump(), "pixel_range": pixel_range}
 
 
-def build_optimizer(config: Config, model: nn.Module) -> Any:
-    """The torch optimizer of the config. Raises InputError for argument values that it refuses."""
+def build_optimizer(config: Config, model: nn.Module, lr: float | None = None) -> Any:
+    """The torch optimizer of the config, with ``lr`` in the place of ``train.lr`` where it is given.
+
+    Raises InputError for argument values that it refuses.
+    """
     train = config.train
     arguments = optimizer_arguments(
         train.optimizer,
-        lr=train.lr,
+        lr=train.lr if lr is None else lr,
         momentum=train.momentum,
         weight_decay=train.weight_decay,
         extra=train.optimizer_args,

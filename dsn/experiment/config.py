@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 from typing_extensions import Self
 
@@ -15,6 +15,8 @@ from benchmarks.base import StreamConfig
 from benchmarks.streams import STREAMS
 from dsn.errors import InputError
 
+from .baselines_config import BaselinesConfig, Strategy
+from .blocks import Block, NonNegative, Positive, Probability, Share
 from .optimizers import optimizer_arguments, optimizer_class
 from .problems import nearest, problems
 from .yaml_file import parse, read_yaml
@@ -23,17 +25,6 @@ if TYPE_CHECKING:
     Stream = StreamConfig
 else:
     Stream = Annotated[reduce(or_, (block for block, _ in STREAMS.values())), Field(discriminator="name")]
-
-Positive = Annotated[int, Field(gt=0)]
-NonNegative = Annotated[int, Field(ge=0)]
-Share = Annotated[float, Field(gt=0, le=1)]
-Probability = Annotated[float, Field(ge=0, lt=1)]
-
-
-class Block(BaseModel):
-    """What every block has in common: no unknown keys, no conversions between types, no NaN or infinity."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, frozen=True)
 
 
 class MLPConfig(Block):
@@ -228,7 +219,7 @@ class EvaluationConfig(Block):
 class Config(Block):
     """One experiment.
 
-    strategy: dsn, or independent: one dense network a task
+    strategy: dsn or one of ``dsn.baselines.STRATEGIES``; ``baselines`` has their hyper-parameters
     device: auto takes a GPU if there is one; else as torch names it, e.g. cpu or cuda:1
     threads: CPU threads of torch; null leaves torch's own choice
     """
@@ -240,7 +231,8 @@ class Config(Block):
     replay: ReplayConfig = ReplayConfig()
     transfer: TransferConfig = TransferConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
-    strategy: Literal["dsn", "independent"] = "dsn"
+    strategy: Strategy = "dsn"
+    baselines: BaselinesConfig = BaselinesConfig()
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     device: str = "auto"
     threads: Positive | None = None
@@ -271,12 +263,14 @@ class Config(Block):
 
     @model_validator(mode="after")
     def _references_have_a_use(self) -> Self:
-        if self.strategy == "independent":
-            for key, wanted in self.evaluation:
-                if wanted:
-                    raise _wrong(
-                        f"evaluation.{key}", "independent networks transfer nothing, set it to false"
-                    )
+        useless = {
+            ("independent", "independent"): "independent networks transfer nothing, set it to false",
+            ("independent", "random"): "independent networks transfer nothing, set it to false",
+            ("joint", "random"): "joint training knows no order of tasks, set it to false",
+        }
+        for key, wanted in self.evaluation:
+            if wanted and (self.strategy, key) in useless:
+                raise _wrong(f"evaluation.{key}", useless[self.strategy, key])
         return self
 
 

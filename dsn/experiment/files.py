@@ -66,7 +66,7 @@ def load_model(folder: Path) -> tuple[MaskedModel, Config, PixelRange | None]:
     """
     path = folder / MODEL
     if not path.is_file():
-        raise InputError(f"{path}: no such file; give the folder of a finished run of strategy dsn")
+        raise InputError(f"{path}: no such file; give the folder of a finished run of strategy dsn or hat")
     try:
         with safe_open(path, "pt") as file:
             run = json.loads((file.metadata() or {})["run"])

@@ -10,8 +10,8 @@ from dataclasses import asdict, fields
 from typing import Any, Literal
 
 import numpy as np
-from scipy import stats
 
+from dsn.evaluation.statistics import mean_interval
 from dsn.transfer.lab import Trial
 
 from .result import Part, Transfer
@@ -60,11 +60,7 @@ class Interval(Part):
     @staticmethod
     def of(values: Sequence[float]) -> "Interval":
         """The interval of one value a seed."""
-        mean = float(np.mean(values))
-        if len(values) < 2:
-            return Interval(mean=mean, low=None, high=None)
-        half = float(stats.t.ppf(0.975, len(values) - 1) * stats.sem(values))
-        return Interval(mean=mean, low=mean - half, high=mean + half)
+        return Interval(**mean_interval(values)._asdict())
 
     def shown(self) -> tuple[str, str]:
         """Mean and limits in percentage points, for a table."""

@@ -72,6 +72,18 @@ class Transfer(Part):
         }
 
 
+class Memory(Part):
+    """What a strategy has to keep to answer for its tasks and to learn the next one."""
+
+    bytes_per_task: list[int]
+    """in the order of learning: mask bits, head, norm state and whatever else belongs to one task alone"""
+    shared_bytes: int
+    """state beside the backbone's weights that no one task owns: importances, a copy of the old network"""
+    stored_samples: int
+    """training samples kept for later tasks"""
+    stored_sample_bytes: int
+
+
 class TaskTime(Part):
     """Wall-clock seconds of one task."""
 
@@ -99,6 +111,8 @@ class Result(Part):
     tasks: list[TaskUse]
     independent: list[float] | None = None
     transfers: list[Transfer] = Field(default_factory=list)
+    memory: Memory | None = None
+    """None in files written before it was measured"""
     timings: Timings
     environment: dict[str, Any]
 

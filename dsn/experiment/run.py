@@ -10,17 +10,17 @@ import torch
 from rich.console import Console
 
 from benchmarks import streams
-from dsn.baselines import independent_accuracies
+from dsn.baselines import MemoryUse, masked_model_memory
 from dsn.evaluation.metrics import Matrix, all_metrics
 from dsn.evaluation.plugin import TransferMetrics, evaluator
 from dsn.masking import MaskedModel
 
 from .build import build_strategy, can_transfer, total_epochs
-from .config import Config
+from .config import Config, EvaluationConfig
 from .files import task_uses, write
 from .folder import output_folder
 from .machine import environment, seed_everything, set_up
-from .result import Metrics, Result, TaskTime, Timings, Transfer, matrix_as_lists
+from .result import Memory, Metrics, Result, TaskTime, Timings, Transfer, matrix_as_lists
 from .terminal import TaskProgress, make_console, show_result, show_transfers
 
 
@@ -32,8 +32,9 @@ class Learnt:
     random: list[float] | None
     """accuracy of each task before any training, where that was evaluated"""
     model: MaskedModel | None
-    """None for independent networks: there is one a task and none is kept"""
+    """None where the strategy's network has no masks over neurons"""
     times: list[TaskTime]
+    memory: MemoryUse
     transfers: list[Transfer] = field(default_factory=list)
 
 
@@ -66,7 +67,6 @@ def run(
         started = time.perf_counter()
         benchmark = streams.build(config.stream, config.seed)
         console.print(f"{config.stream.name}, {config.strategy} on {device}")
-        learn = {"dsn": learn_tasks, "independent": learn_independently}[config.strategy]
         learnt = learn(config, benchmark, device, console, verbose)
         learnt_at = time.perf_counter()
         independent = None
@@ -82,6 +82,7 @@ def run(
             independent=independent,
             tasks=[] if learnt.model is None else task_uses(learnt.model),
             transfers=learnt.transfers,
+            memory=Memory.model_validate(asdict(learnt.memory)),
             timings=Timings(total=ended - started, references=ended - learnt_at, tasks=learnt.times),
             environment=environment(device),
         )
@@ -91,62 +92,61 @@ def run(
     return result, target
 
 
-def learn_tasks(
-    config: Config, benchmark: Any, device: torch.device, console: Console, verbose: bool
-) -> Learnt:
-    """Train the tasks in order with one strategy; after each, a row of the accuracy matrix."""
+def learn(config: Config, benchmark: Any, device: torch.device, console: Console, verbose: bool) -> Learnt:
+    """Train the tasks of ``benchmark`` in order with one strategy; after each, a row of the accuracy matrix.
+
+    A strategy is anything that has Avalanche's ``train`` and ``eval``, and ``memory``. Joint training learns
+    nothing before it has seen the last task: it is evaluated once, and that row stands in the place of the
+    earlier ones too.
+    """
     seed_everything(config.seed)
-    metrics, times = TransferMetrics(), []
-    if config.transfer.tasks and not can_transfer(config):
+    metrics, times = TransferMetrics(benchmark.test_stream.name), []
+    if config.strategy == "dsn" and config.transfer.tasks and not can_transfer(config):
         console.print(
             "backward transfer is off: there are no validation data to judge it by; set stream.validation, "
             "e.g. 0.1, or transfer.tasks=0",
             soft_wrap=True,
         )
-    with make_progress(config, benchmark, console, verbose=verbose) as progress:
+    tasks, at_once = len(benchmark.train_stream), config.strategy == "joint"
+    with make_progress(config, benchmark, console, verbose=verbose, evaluated=not at_once) as progress:
         strategy = build_strategy(
             config,
             sample_shape(benchmark),
             device,
             evaluator(metrics, [progress]),
+            tasks=tasks,
             pixel_range=benchmark.pixel_range,
         )
+        transfers = getattr(strategy, "transfers", [])
         if config.evaluation.random:
             strategy.eval(benchmark.test_stream)
         ahead = 1 if config.evaluation.random else 0  # forward transfer looks at the next task too
         for task, experience in enumerate(benchmark.train_stream):
-            started, known = time.perf_counter(), len(strategy.transfers)
+            started, known = time.perf_counter(), len(transfers)
             strategy.train(experience, eval_streams=validation(benchmark, task))
             trained = time.perf_counter()
-            strategy.eval(benchmark.test_stream[: task + 1 + ahead])
+            if not at_once or task == tasks - 1:
+                strategy.eval(benchmark.test_stream[: task + 1 + ahead])
             times.append(TaskTime(train=trained - started, evaluate=time.perf_counter() - trained))
-            show_transfers(console, strategy.transfers[known:])
-    transfers = [Transfer.model_validate(asdict(outcome)) for outcome in strategy.transfers]
-    return Learnt(metrics.matrix, metrics.random, strategy.model, times, transfers)
-
-
-def learn_independently(
-    config: Config, benchmark: Any, device: torch.device, console: Console, verbose: bool
-) -> Learnt:
-    """One dense network a task: it never changes, so each column of the matrix is constant."""
-    accuracies = train_independent(config, benchmark, device, console, verbose)
-    tasks = len(accuracies)
-    matrix = np.where(np.tri(tasks) == 1, np.tile(accuracies, (tasks, 1)), np.nan)
-    return Learnt(matrix, random=None, model=None, times=[])
+            show_transfers(console, transfers[known:])
+    matrix = np.where(np.tri(tasks) == 1, metrics.matrix[-1], np.nan) if at_once else metrics.matrix
+    model = strategy.model if isinstance(strategy.model, MaskedModel) else None
+    return Learnt(
+        matrix=matrix,
+        random=metrics.random,
+        model=model,
+        times=times,
+        memory=strategy.memory() if model is None else masked_model_memory(model),
+        transfers=[Transfer.model_validate(asdict(outcome)) for outcome in transfers],
+    )
 
 
 def train_independent(
     config: Config, benchmark: Any, device: torch.device, console: Console, verbose: bool
 ) -> list[float]:
     """Test accuracy of one dense network a task, of the same backbone and as many epochs in all."""
-    seed_everything(config.seed)
-    shape = sample_shape(benchmark)
-    with make_progress(config, benchmark, console, verbose=verbose, evaluated=False) as progress:
-        observer = evaluator(TransferMetrics(), [progress])
-        return independent_accuracies(
-            lambda: build_strategy(config, shape, device, observer, dense=True),
-            benchmark,
-        )
+    alone = config.model_copy(update={"strategy": "independent", "evaluation": EvaluationConfig()})
+    return [float(value) for value in learn(alone, benchmark, device, console, verbose).matrix[-1]]
 
 
 def make_progress(

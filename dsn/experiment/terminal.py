@@ -85,7 +85,7 @@ class TaskProgress:
             self._say(f"{self._name}  epoch {epoch}/{self.epochs}  loss {self._mean_loss:.4f}")
 
     def after_training_exp(self, _strategy: Any, _values: list[Any]) -> None:
-        if not self.evaluated:
+        if not self.evaluated and self._iterations:
             self._end_task("")
 
     def after_eval(self, _strategy: Any, values: list[Any]) -> None:

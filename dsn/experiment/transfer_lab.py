@@ -29,7 +29,7 @@ from dsn.transfer import Situation, TransferOutcome, most_similar
 from dsn.transfer.assessment import predict
 from dsn.transfer.lab import Features, Samples, accuracy, in_parts, measure
 
-from .build import build_model, build_strategy, can_transfer, replay_arguments
+from .build import build_dsn, build_model, can_transfer, replay_arguments
 from .config import Config, dump
 from .folder import output_folder
 from .lab_picture import draw_lab
@@ -159,7 +159,7 @@ def learn_base(config: Config, console: Console) -> Base:
     train, valid, test = {}, {}, {}
     with make_progress(config, benchmark, console, evaluated=False) as progress:
         observer = evaluator(TransferMetrics(), [progress])
-        strategy = build_strategy(off, shape, device, observer, pixel_range=benchmark.pixel_range)
+        strategy = build_dsn(off, shape, device, observer, pixel_range=benchmark.pixel_range)
         for index, experience in enumerate(benchmark.train_stream):
             judged_by = validation(benchmark, index)
             strategy.train(experience, eval_streams=judged_by)

@@ -1,0 +1,38 @@
+"""What a strategy has to keep, in bytes."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from ..masking import MaskedModel
+
+
+@dataclass(frozen=True)
+class MemoryUse:
+    """Bytes as stored: masks as packed bits, everything else in its own type. The backbone's weights, which
+    every strategy has, are not counted."""
+
+    bytes_per_task: list[int]
+    """in the order of learning: mask, head, norm state and whatever else belongs to one task alone"""
+    shared_bytes: int = 0
+    """state that no one task owns: importances, a copy of the old network"""
+    stored_samples: int = 0
+    stored_sample_bytes: int = 0
+
+
+def bytes_of(tensors: Iterable[Tensor]) -> int:
+    """Bytes of the values of all ``tensors``."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+def masked_model_memory(model: MaskedModel) -> MemoryUse:
+    """Of DSN and HAT: packed masks, heads, norm state, records (activation statistics, assessment),
+    lateral heads. Neurons that grew count as the backbone."""
+    per_task = []
+    for task in model.committed:
+        row = model.committed.index(task)
+        masks = [gate.masks[row] for gate in model.gates_by_path.values()]
+        extra = [*model.record(task).buffers(), *model.laterals[str(task)].buffers()]
+        per_task.append(bytes_of([*masks, *extra, *model.own_parameters(task), *model.task_buffers(task)]))
+    return MemoryUse(per_task)

@@ -1,0 +1,309 @@
+"""What every baseline shares, so that only the method differs: heads and norm state a task, loader, epochs,
+schedule, early stopping.
+
+Shapes: x [n, ...]; y [n] int64, the class's position in its task; logits [batch, classes of the task].
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, cast
+
+import torch
+from avalanche.training.plugins import EvaluationPlugin
+from avalanche.training.plugins.evaluation import default_evaluator
+from avalanche.training.templates import SupervisedTemplate
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import CosineAnnealingLR, ReduceLROnPlateau
+
+from ..errors import InputError
+from ..masking.layers import evaluating
+from ..training.best_state import BestState
+from ..training.loader import TensorLoader, read_samples
+from ..training.strategy import PLATEAU_FACTOR, PLATEAU_PATIENCE
+from .memory import MemoryUse, bytes_of
+from .network import TaskNetwork
+
+Samples = tuple[Tensor, Tensor]
+
+
+class Baseline(SupervisedTemplate):
+    """Training of one shared network task after task; by itself plain finetuning.
+
+    Args: those of ``DSN`` that are not about masks; ``train_epochs`` counts all epochs of a task.
+
+    Validation data are the experiences of the task's label in ``train(experience, eval_streams=[...])``.
+
+    Raises:
+        InputError: an experience with no or several task labels, or of a task learnt before; a loss that is
+            not finite; settings that need validation data without them.
+    """
+
+    model: TaskNetwork
+    _stop_training: bool
+
+    rehearses = False
+    """whether what earlier tasks alone use, heads and norm state, goes on learning"""
+
+    def __init__(
+        self,
+        *,
+        model: TaskNetwork,
+        optimizer: Optimizer,
+        train_epochs: int = 1,
+        train_mb_size: int = 64,
+        eval_mb_size: int = 512,
+        schedule: str = "constant",
+        patience: int | None = None,
+        restore_best: bool = False,
+        device: str | torch.device = "cpu",
+        plugins: Sequence[Any] | None = None,
+        evaluator: EvaluationPlugin | Any = default_evaluator,
+        **base_kwargs: Any,
+    ) -> None:
+        super().__init__(
+            model=model,
+            optimizer=optimizer,
+            criterion=nn.CrossEntropyLoss(),
+            train_mb_size=train_mb_size,
+            train_epochs=train_epochs,
+            eval_mb_size=eval_mb_size,
+            device=device,
+            plugins=plugins,
+            evaluator=evaluator,
+            eval_every=-1,
+            **base_kwargs,
+        )
+        self.schedule = schedule
+        self.patience = patience
+        self.restore_best = restore_best
+        self._options = {k: v for k, v in optimizer.param_groups[0].items() if k != "params"}
+        self._validation: dict[int, Samples] = {}
+        self._eval_samples: dict[tuple[int, str, int], Samples] = {}
+
+    # ---- what a method changes -------------------------------------------------------------------------
+
+    def phases(self) -> Iterator[int]:
+        """Epochs of each part of a task's training; what stands between two yields runs between the parts."""
+        yield self.train_epochs
+
+    def judged_tasks(self) -> list[int]:
+        """Tasks whose validation accuracy decides on the best epoch."""
+        return self.model.tasks[-1:]
+
+    def protection(self) -> AbstractContextManager[Any]:
+        """Around each optimizer step."""
+        return nullcontext()
+
+    def scores(self) -> list[nn.Parameter]:
+        """Trained parameters that take no weight decay."""
+        return []
+
+    def shared_tensors(self) -> list[Tensor]:
+        """State kept for later tasks that no one task owns."""
+        return []
+
+    def stored(self) -> list[Samples]:
+        """Training samples kept for later tasks."""
+        return []
+
+    # ---- one task --------------------------------------------------------------------------------------
+
+    def task_parameters(self, task: int) -> list[nn.Parameter]:
+        """What training ``task`` changes."""
+        tasks = self.model.tasks if self.rehearses else [task]
+        found = {id(p): p for t in tasks for p in self.model.task_parameters(t) if p.requires_grad}
+        return list(found.values())
+
+    def task_buffers(self, task: int) -> list[Tensor]:
+        """The running statistics that training ``task`` changes."""
+        tasks = self.model.tasks if self.rehearses else [task]
+        return [buffer for t in tasks for buffer in self.model.task_buffers(t)]
+
+    def check_model_and_optimizer(self, **_kwargs: Any) -> None:
+        """Begin the experience's task: head, norm state, a fresh optimizer."""
+        task = label_of(self.experience)
+        if task in self.model.tasks:
+            raise InputError(
+                f"experience {self.experience.current_experience} has task label {task}, which was learnt "
+                "before: does the stream carry task labels? (return_task_id=True in Avalanche's classic "
+                "streams, task_labels=True in nc_benchmark)"
+            )
+        self.model.add_task(max(self.experience.classes_in_this_experience) + 1, task)
+        self.model.to(self.device).train()
+        self.make_optimizer()
+
+    def make_optimizer(self, **_kwargs: Any) -> None:
+        """Empty the optimizer and fill it with what the task being learnt trains."""
+        scores = self.scores()
+        chosen = {id(p) for p in scores}
+        self.optimizer.state.clear()
+        self.optimizer.param_groups.clear()
+        others = [p for p in self.task_parameters(self.model.tasks[-1]) if id(p) not in chosen]
+        self.optimizer.add_param_group({**self._options, "params": others})
+        if scores:
+            no_decay = {"weight_decay": 0.0} if "weight_decay" in self._options else {}
+            self.optimizer.add_param_group({**self._options, **no_decay, "params": scores})
+
+    def _train_exp(self, experience: Any, eval_streams: Any = None, **kwargs: Any) -> None:
+        task = self.model.tasks[-1]
+        self._read_validation(task, eval_streams or [])
+        scheduler = self._make_scheduler()
+        for epochs in self.phases():
+            self._train_phase(task, epochs, scheduler, **kwargs)
+
+    def _after_training_exp(self, **kwargs: Any) -> None:
+        super()._after_training_exp(**kwargs)
+        if not self.rehearses:
+            self.model.end_task(self.model.tasks[-1])
+
+    def _train_phase(self, task: int, epochs: int, scheduler: Any, **kwargs: Any) -> None:
+        best = BestState(cast(Any, self), task)
+        for _ in range(epochs):
+            self._before_training_epoch(**kwargs)
+            if self._stop_training:
+                self._stop_training = False
+                break
+            self._first_bad = torch.full((), -1, device=self.device)
+            self.training_epoch(**kwargs)
+            if int(self._first_bad) >= 0:
+                raise InputError(
+                    f"task {task}, epoch {self.clock.train_exp_epochs}, iteration {int(self._first_bad)}: "
+                    "the loss is not finite; lower the learning rate, or look for such values in the data"
+                )
+            self._after_training_epoch(**kwargs)
+            if self._judges_epochs:
+                best.offer(self._validation_accuracy())
+            if isinstance(scheduler, ReduceLROnPlateau):
+                scheduler.step(best.latest)
+            elif scheduler is not None:
+                scheduler.step()
+            if self.patience is not None and best.epochs_since >= self.patience:
+                break
+        if self.restore_best:
+            best.restore()
+
+    @property
+    def _judges_epochs(self) -> bool:
+        return self.patience is not None or self.restore_best or self.schedule == "plateau"
+
+    def _make_scheduler(self) -> Any:
+        if self.schedule == "cosine":
+            return CosineAnnealingLR(self.optimizer, T_max=self.train_epochs)
+        if self.schedule == "plateau":
+            return ReduceLROnPlateau(self.optimizer, "max", factor=PLATEAU_FACTOR, patience=PLATEAU_PATIENCE)
+        return None
+
+    # ---- one batch -------------------------------------------------------------------------------------
+
+    def forward(self) -> Tensor:
+        """Logits of the batch; all equal for a task that has not been learnt."""
+        task = label_of(self.experience)
+        if task not in self.model.tasks:
+            classes = max(self.experience.classes_in_this_experience) + 1
+            return torch.zeros(len(self.mb_x), classes, device=self.device)
+        mixed = self.is_training and self.rehearses
+        return cast(Tensor, self.model(self.mb_x, self.mb_task_id if mixed else task))
+
+    def backward(self) -> None:
+        """Backward pass; remembers the first iteration whose loss is not finite, without waiting for it."""
+        bad = ~torch.isfinite(self.loss.detach().squeeze()) & (self._first_bad < 0)
+        self._first_bad = torch.where(bad, self.clock.train_epoch_iterations, self._first_bad)
+        super().backward()
+
+    def optimizer_step(self) -> None:
+        """A step inside :meth:`protection`."""
+        with self.protection():
+            self.optimizer.step()
+
+    # ---- data ------------------------------------------------------------------------------------------
+
+    def model_adaptation(self, model: nn.Module | None = None) -> nn.Module:
+        """The model as it is: tasks are added in training alone, so evaluating has no side effects."""
+        return (self.model if model is None else model).to(self.device)
+
+    def make_train_dataloader(self, **_kwargs: Any) -> None:
+        """Batches of the experience's samples, from tensors."""
+        self.samples = on(self.device, read_samples(self.adapted_dataset))
+        self.dataloader = TensorLoader(
+            *self.samples, label_of(self.experience), batch_size=self.train_mb_size, shuffle=True
+        )
+
+    def make_eval_dataloader(self, **_kwargs: Any) -> None:
+        """The same for evaluation; each experience is read once in the strategy's life."""
+        stream = self.experience.origin_stream
+        key = (id(stream.benchmark), stream.name, self.experience.current_experience)
+        if key not in self._eval_samples:
+            self._eval_samples[key] = on(self.device, read_samples(self.adapted_dataset))
+        self.dataloader = TensorLoader(
+            *self._eval_samples[key],
+            label_of(self.experience),
+            batch_size=self.eval_mb_size,
+            shuffle=False,
+        )
+
+    def some_samples(self, count: int) -> Samples:
+        """At most ``count`` of the task's training samples, drawn at random."""
+        x, y = self.samples
+        chosen = torch.randperm(len(x))[:count].to(x.device)
+        return x[chosen], y[chosen]
+
+    def _read_validation(self, task: int, eval_streams: Sequence[Any]) -> None:
+        if not self._judges_epochs:
+            return
+        for stream in eval_streams:
+            for experience in stream if isinstance(stream, Sequence) else [stream]:
+                if label_of(experience) == task:
+                    self._validation[task] = on(self.device, read_samples(experience.dataset.eval()))
+                    return
+        raise InputError(
+            f"task {task}: patience, restore_best and schedule 'plateau' need validation data; give them as "
+            "train(experience, eval_streams=[validation experience]), or set the stream's validation share"
+        )
+
+    def _validation_accuracy(self) -> float:
+        """Mean accuracy of the judged tasks on their validation data, in [0, 1]."""
+        shares = []
+        with evaluating(self.model):
+            for task in self.judged_tasks():
+                x, y = self._validation[task]
+                right = [
+                    self.model(part, task).argmax(1).eq(target).sum()
+                    for part, target in zip(
+                        x.split(self.eval_mb_size), y.split(self.eval_mb_size), strict=True
+                    )
+                ]
+                shares.append(torch.stack(right).sum() / len(y))
+        return float(torch.stack(shares).mean())
+
+    # ---- memory ----------------------------------------------------------------------------------------
+
+    def task_tensors(self, task: int) -> list[Tensor]:
+        """What is kept for ``task`` alone."""
+        return [*self.model.own_parameters(task), *self.model.task_buffers(task)]
+
+    def memory(self) -> MemoryUse:
+        """What the strategy keeps beside the backbone's weights."""
+        stored = self.stored()
+        return MemoryUse(
+            bytes_per_task=[bytes_of(self.task_tensors(task)) for task in self.model.tasks],
+            shared_bytes=bytes_of(self.shared_tensors()),
+            stored_samples=sum(len(y) for _, y in stored),
+            stored_sample_bytes=sum(bytes_of(samples) for samples in stored),
+        )
+
+
+def label_of(experience: Any) -> int:
+    """The task label of an experience. Raises InputError unless it has exactly one."""
+    labels = set(getattr(experience, "task_labels", ()))
+    if len(labels) != 1:
+        raise InputError(
+            f"experience {experience.current_experience} has the task labels {sorted(labels)}: exactly one "
+            "an experience is needed (return_task_id=True in Avalanche's classic streams)"
+        )
+    return int(labels.pop())
+
+
+def on(device: Any, samples: Samples) -> Samples:
+    """The samples on ``device``."""
+    return samples[0].to(device), samples[1].to(device)
