@@ -1,0 +1,88 @@
+"""What a worker of a comparison does: a run, or a trial that sees no test data."""
+
+import os
+import shutil
+import time
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks import streams
+from dsn.errors import InputError
+from dsn.evaluation.metrics import acc
+
+from .compare_key import write_key
+from .compare_worker import Job
+from .config import Config
+from .machine import set_up
+from .run import learn, run
+from .terminal import make_console
+
+
+def do(job: Job, config: Config, jobs: int) -> float | None:
+    """Do ``job`` beside ``jobs`` - 1 others; returns the accuracy of a trial, None of a run."""
+    torch.set_num_threads(max(1, min(_default_threads(), _processors() // jobs)))
+    if job.tune_tasks:
+        return trial(config, job.tune_tasks)
+    assert job.out is not None and job.identity is not None
+    key = job.out.with_name(f"{job.out.name}.json")
+    if (job.out / "result.json").is_file():
+        key.unlink(missing_ok=True)
+        _remove(job.out)
+    run(config, job.out)
+    write_key(key, job.identity)
+    return None
+
+
+def trial(config: Config, tasks: int) -> float:
+    """Mean validation accuracy, in [0, 1], of the first ``tasks`` tasks after learning the last of them."""
+    device = set_up(config)
+    benchmark = FirstTasks.of(streams.build(config.stream, config.seed), tasks)
+    return acc(learn(config, benchmark, device, make_console(), verbose=False).matrix)
+
+
+@dataclass(frozen=True)
+class FirstTasks:
+    """A benchmark cut to its first tasks, with their validation images in the place of the test images."""
+
+    train_stream: Any
+    valid_stream: Any
+    test_stream: Any
+    pixel_range: Any
+    task_classes: list[list[str]]
+
+    @staticmethod
+    def of(benchmark: Any, tasks: int) -> "FirstTasks":
+        """Cut ``benchmark``, which must have a validation stream."""
+        if benchmark.valid_stream is None:
+            raise InputError("stream.validation: is 0, but --tune judges by validation data; set e.g. 0.1")
+        valid = benchmark.valid_stream[:tasks]
+        return FirstTasks(
+            benchmark.train_stream[:tasks],
+            valid,
+            valid,
+            benchmark.pixel_range,
+            benchmark.task_classes[:tasks],
+        )
+
+
+def _remove(folder: Path) -> None:
+    """Remove an old run: first out of the way, so that no half of it can be taken for one."""
+    aside = folder.with_name(f".{folder.name}.partial-{time.time_ns()}")
+    folder.rename(aside)
+    shutil.rmtree(aside)
+
+
+@cache
+def _default_threads() -> int:
+    """Torch's own choice, asked for before any run has set another."""
+    return torch.get_num_threads()
+
+
+def _processors() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
