@@ -5,12 +5,14 @@ import shlex
 import signal
 import sys
 from pathlib import Path
+from typing import Any
 
-BAD_INPUT, INTERRUPTED, TERMINATED = 2, 130, 143
+FAILED, BAD_INPUT, INTERRUPTED, TERMINATED = 1, 2, 130, 143
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run a command; returns the exit status: 0, 2 for bad input, 130 when interrupted."""
+    """Run a command; returns the exit status: 0, 1 when a run of several failed, 2 for bad input, 130 when
+    interrupted."""
     options = make_parser().parse_args(arguments)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
     try:
@@ -60,6 +62,16 @@ def make_parser() -> argparse.ArgumentParser:
     impressions.add_argument(
         "--out", type=Path, metavar="DIR", help="new or empty folder; default: results/<run>-impressions"
     )
+    subnetwork = commands.add_parser("subnetwork", help="a task's subnetwork, cut out, as a file of its own")
+    subnetwork.set_defaults(do=run_subnetwork)
+    subnetwork.add_argument("run", type=Path, metavar="RUN", help="folder that run.py run wrote")
+    subnetwork.add_argument("--task", type=int, required=True, metavar="N")
+    subnetwork.add_argument("--out", type=Path, required=True, metavar="FILE", help="new file")
+    subnetwork.add_argument(
+        "--format",
+        choices=["safetensors", "torchscript", "onnx"],
+        help="default: by the ending of FILE, .safetensors, .pt or .onnx",
+    )
     ablation = commands.add_parser(
         "transfer-ablation", help="what each setting of replay and transfer is worth, on the same networks"
     )
@@ -76,13 +88,56 @@ def make_parser() -> argparse.ArgumentParser:
     ablation.add_argument(
         "--out", type=Path, metavar="DIR", help="new or empty folder; default: results/<config>-ablation"
     )
+    _add_compare(commands)
+    report = commands.add_parser("report", help="a page, tables and figures of a run or a comparison")
+    report.set_defaults(do=run_report)
+    report.add_argument("folder", type=Path, metavar="DIR", help="folder that run.py run or compare wrote")
+    report.add_argument("--out", type=Path, metavar="DIR", help="where it is written; default: DIR itself")
+    report.add_argument(
+        "--impressions", type=int, default=10, metavar="N", help="pictures a task; 0: none; default: 10"
+    )
+    report.add_argument(
+        "--published", type=Path, metavar="FILE", help="published numbers; default: configs/published.yaml"
+    )
     return parser
+
+
+def _add_compare(commands: Any) -> None:
+    command = commands.add_parser(
+        "compare", help="several strategies over several seeds: what is missing is run, then statistics"
+    )
+    command.set_defaults(do=run_compare)
+    command.add_argument(
+        "configs", type=Path, nargs="+", metavar="CONFIG", help="YAML file; several: one stream each"
+    )
+    command.add_argument("--strategies", required=True, metavar="NAME,NAME,...", help="e.g. dsn,ewc,naive")
+    command.add_argument("--seeds", default="0,1,2", metavar="N,N,...", help="default: 0,1,2")
+    _add_settings(command)
+    command.add_argument("--jobs", type=int, default=1, metavar="N", help="runs at once; default: 1")
+    command.add_argument("--reference", metavar="NAME", help="strategy that others are compared with; dsn")
+    command.add_argument(
+        "--tune",
+        type=int,
+        metavar="N",
+        help="choose hyper-parameters by validation accuracy on the first tasks, N trials a strategy",
+    )
+    command.add_argument("--tune-tasks", type=int, default=2, metavar="N", help="the first N tasks; 2")
+    command.add_argument(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="the same folder goes on where it was stopped; default: results/<config>-compare",
+    )
 
 
 def _add_config(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "config", type=Path, metavar="CONFIG", help="YAML file, e.g. configs/quickstart.yaml"
     )
+    _add_settings(command)
+
+
+def _add_settings(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--set",
         dest="overrides",
@@ -135,6 +190,16 @@ def run_impressions(options: argparse.Namespace, _command: list[str]) -> None:
     show_impressions(options.run, options.out, images=options.images, generator=options.generator)
 
 
+def run_subnetwork(options: argparse.Namespace, _command: list[str]) -> None:
+    """``run.py subnetwork``."""
+    from dsn.experiment.quiet import importing_avalanche
+
+    with importing_avalanche():
+        from dsn.experiment.subnetwork import export_subnetwork
+
+    export_subnetwork(options.run, options.task, options.out, kind=options.format)
+
+
 def run_ablation(options: argparse.Namespace, command: list[str]) -> None:
     """``run.py transfer-ablation``."""
     from dsn.experiment.seeds import parse_seeds
@@ -148,6 +213,48 @@ def run_ablation(options: argparse.Namespace, command: list[str]) -> None:
 
     variants = load_variants(options.config, [*options.overrides, *_device(options)], options.vary)
     ablation(variants, seeds, options.out, name=options.config.stem, command=_shown(command))
+
+
+def run_compare(options: argparse.Namespace, command: list[str]) -> None:
+    """``run.py compare``; exit status 1 when a run failed."""
+    from dsn.errors import InputError
+    from dsn.experiment.compare_plan import make_plan
+
+    if options.jobs < 1:
+        raise InputError(f"--jobs {options.jobs}: must be 1 or more")
+    plan = make_plan(
+        options.configs,
+        options.strategies,
+        options.seeds,
+        [*options.overrides, *_device(options)],
+        reference=options.reference,
+        tune=options.tune,
+        tune_tasks=options.tune_tasks,
+        command=_shown(command),
+    )
+    out = options.out or Path("results") / ("+".join(path.stem for path in options.configs) + "-compare")
+
+    from dsn.experiment.compare import compare
+
+    try:
+        comparison = compare(plan, out, jobs=options.jobs)
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+    if comparison.failed:
+        sys.exit(FAILED)
+
+
+def run_report(options: argparse.Namespace, _command: list[str]) -> None:
+    """``run.py report``."""
+    from dsn.experiment.quiet import importing_avalanche
+
+    with importing_avalanche():
+        from dsn.experiment.report import report
+
+    usual = Path(__file__).parent / "configs" / "published.yaml"
+    published = options.published or (usual if usual.is_file() else None)
+    page = report(options.folder, options.out, impressions=options.impressions, published=published)
+    print(f"written to {page}")
 
 
 def _shown(command: list[str]) -> str:

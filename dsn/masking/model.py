@@ -19,6 +19,7 @@ from .growth import adopt_widths, narrow_parameters
 from .layers import MASKABLE, Maskable, evaluating, find_sites, neuron_dim, neurons
 from .norms import NORMS, TaskNorm
 from .records import Lateral, TaskRecord
+from .subnetwork import subnetwork
 from .wiring import refuse_leaks
 
 
@@ -323,6 +324,13 @@ class MaskedModel(nn.Module):
             source = cast(Lateral, lateral).source_task
             logits = lateral(logits, own if source == task else self.features(x, source))
         return logits
+
+    def subnetwork(self, task: int) -> nn.Module:
+        """A plain, physically smaller module x -> logits with what ``task`` needs alone, in evaluation mode.
+
+        It shares nothing with this model. See :func:`dsn.masking.subnetwork.subnetwork`.
+        """
+        return subnetwork(self, task)
 
     def record(self, task: int) -> TaskRecord:
         """What ``task`` keeps beside its mask."""

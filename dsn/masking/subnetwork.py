@@ -1,0 +1,130 @@
+"""The compact subnetwork of a task: a plain module with the neurons that the task needs, and no other.
+
+Each layer is sliced to the task's mask and to the inputs that arrive, which probes find by sending values
+(probes.py); the code between the layers stays the model's own. Layers that meet in a sum hand on the union
+of their neurons; what one of them lacks is filled in with zeros. Where the code between the layers does not
+run, or does not do the same, on narrower tensors (a channel shuffle, a fixed slice), layers hand on all
+neurons, the missing ones as zeros: they are still computed without them.
+
+Shapes: as in probes.py and pieces.py.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections import OrderedDict
+from typing import TYPE_CHECKING, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from .cuts import Cut, plan
+from .growth import narrow_parameters
+from .layers import CONVS, Maskable, neuron_dim
+from .norms import TaskNorm
+from .pieces import FOLDED, Select, Sum, chain, foldable, folded, kept_norm, sliced
+from .probes import FEATURES, Skeleton, lone_norms
+from .records import Lateral
+
+if TYPE_CHECKING:
+    from .model import MaskedModel
+
+
+@torch.no_grad()
+def subnetwork(model: MaskedModel, task: int) -> nn.Module:
+    """A module x [batch, ...] -> logits [batch, classes] that computes ``task`` alone, in evaluation mode.
+
+    It shares nothing with ``model``. Batch norms are folded into their layers; group and layer norms are kept
+    and given their zeros, which belong to their statistics. What the task reads from later ones (laterals)
+    comes along as further cut networks, all linear maps on the features folded into one a network.
+
+    Raises:
+        InputError: for a task without a committed mask.
+    """
+    model.masks(task)
+    nets = [_cut_net(model, source, *head) for source, head in _heads(model, task).items()]
+    net = (nets[0] if len(nets) == 1 else Sum(nets)).to(model.device).eval().requires_grad_(False)
+    return _channels_last(net, torch.zeros(model.input_shape, device=model.device, dtype=model.dtype))
+
+
+def _channels_last(net: nn.Module, x: Tensor) -> nn.Module:
+    """``net`` with its weights in the memory format that pools several times faster on a CPU, where it suits.
+
+    Not where neurons are selected (along channels, that is faster in torch's own format), nor where the
+    model's code takes views that the format does not allow.
+    """
+    modules = list(net.modules())
+    selecting = any(isinstance(module, Select) and module.dim == 1 for module in modules)
+    if selecting or not any(isinstance(module, nn.Conv2d) for module in modules):
+        return net
+    try:
+        net.to(memory_format=torch.channels_last)(x)
+    except RuntimeError:
+        net.to(memory_format=torch.contiguous_format)
+    return net
+
+
+def _heads(model: MaskedModel, task: int) -> dict[int, tuple[Tensor, Tensor]]:
+    """By the task whose features are read: weight [classes, d] and bias [classes] of the logits, as a sum."""
+    own = cast(nn.Linear, model.heads[str(task)])
+    weights = {task: own.weight.double()}
+    bias = own.bias.double()
+    for module in model.lateral_heads(task):
+        lateral = cast(Lateral, module)
+        weights = {source: lateral.scale.double() * weight for source, weight in weights.items()}
+        bias = lateral.scale.double() * bias + lateral.bias.double()
+        weights[lateral.source_task] = weights.get(lateral.source_task, 0.0) + lateral.weight.double()
+    return {s: (weight, bias if s == task else torch.zeros_like(bias)) for s, weight in weights.items()}
+
+
+def _cut_net(model: MaskedModel, task: int, weight: Tensor, bias: Tensor) -> nn.Module:
+    """The backbone as ``task`` uses it, cut, and a head of ``weight`` and ``bias`` on its features."""
+    parameters = _parameters(model, task)
+    skeleton = Skeleton(model, task)
+    weights = {path: weight for path, (weight, _) in parameters.items()}
+    cut = plan(model.masks(task), skeleton, weights, weight)
+    replaced = lone_norms(model, task)
+    for path, layer in model.layer_modules():
+        site = model.mask_module(path)
+        along = isinstance(layer, CONVS) or all(len(shape) == 2 for shape in skeleton.shapes[path])
+        norm = site.of(task) if isinstance(site, TaskNorm) else None
+        made, norm = _cut_layer(layer, norm, *parameters[path], cut, path, along)
+        replaced[id(layer)] = made
+        if isinstance(site, TaskNorm):
+            replaced[id(site)] = norm
+    backbone = copy.deepcopy(model.backbone, replaced)
+    rows = torch.arange(len(weight))
+    like = cast(nn.Linear, model.heads[str(task)])
+    head = chain(sliced(like, weight, bias, rows, cut.columns[FEATURES]))
+    return nn.Sequential(OrderedDict(backbone=backbone, head=head))
+
+
+def _cut_layer(
+    layer: Maskable,
+    norm: nn.Module | None,
+    weight: Tensor,
+    bias: Tensor | None,
+    cut: Cut,
+    path: str,
+    along: bool,
+) -> tuple[nn.Module, nn.Module]:
+    """What stands in for a layer and for its norm; ``along``: the norm's channels are the neurons."""
+    emitted, columns, needed = cut.emitted(path), cut.columns[path], cut.needed[path]
+    if norm is None or (along and foldable(layer, norm)):
+        if norm is not None:
+            weight, bias = folded(weight, bias, cast(_BatchNorm, norm))
+        return chain(sliced(layer, weight, bias, emitted, columns)), nn.Identity()
+    mixes_unmasked = isinstance(norm, _BatchNorm) and type(norm) not in FOLDED
+    alive = torch.ones_like(needed) if mixes_unmasked else needed
+    kept, given = kept_norm(norm, alive, emitted, neuron_dim(layer))
+    return chain(sliced(layer, weight, bias, torch.where(alive[given], given, -1), columns)), kept
+
+
+def _parameters(model: MaskedModel, task: int) -> dict[str, tuple[Tensor, Tensor | None]]:
+    """Weight and bias of each layer, as wide as ``task`` knew them."""
+    narrow = narrow_parameters(model, task)
+    return {
+        path: (narrow.get(f"{path}.weight", layer.weight), narrow.get(f"{path}.bias", layer.bias))
+        for path, layer in model.layer_modules()
+    }
