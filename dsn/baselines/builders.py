@@ -113,7 +113,9 @@ def _dsn(setting: Setting, **options: Any) -> DSN:
     backbone, shape, head = _backbone(setting)
     model = mask_neurons(backbone, head=head, example_input=torch.zeros(1, *shape))
     optimizer = setting.make_optimizer(model)
-    return DSN(model=model, optimizer=optimizer, **{**setting.shared, **options}, transfer_tasks=0)
+    return DSN(
+        model=model, optimizer=optimizer, **{**setting.shared, **options}, transfer_tasks=0, forward_tasks=0
+    )
 
 
 STRATEGIES: dict[str, Builder] = {

@@ -94,6 +94,7 @@ def build_dsn(
         budget=selection.budget,
         growth=selection.growth,
         transfer_tasks=transfer.tasks if can_transfer(config) else 0,
+        forward_tasks=transfer.forward if can_transfer(config) else 0,
         transfer=transfer.mechanism,
         acceptance=transfer.acceptance,
         replay=replay_arguments(config, pixel_range),

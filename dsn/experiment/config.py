@@ -179,13 +179,15 @@ class ReplayConfig(Block):
 
 
 class TransferConfig(Block):
-    """Backward transfer; it needs validation data (``stream.validation``) to judge by.
+    """Transfer between tasks; it needs validation data (``stream.validation``) to judge by.
 
+    forward: how many earlier tasks, most similar first, a new one may read features of; 0: none
     tasks: how many earlier tasks, most similar first, may gain from a task once it is learnt; 0: none
     mechanism: how they gain, a name in ``dsn.transfer.MECHANISMS``
     acceptance: what decides whether the change is kept, a name in ``dsn.transfer.ACCEPTANCE``
     """
 
+    forward: NonNegative = 8
     tasks: NonNegative = 3
     mechanism: str = "correspondence"
     acceptance: str = "closeness"

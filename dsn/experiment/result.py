@@ -72,6 +72,17 @@ class Transfer(Part):
         }
 
 
+class Forward(Part):
+    """What a task reads from earlier tasks: a ``dsn.transfer.ForwardOutcome``."""
+
+    task: int
+    sources: list[int]
+    weight: float
+    """of the earlier tasks' features in its logits; 0: nothing is read"""
+    loss_before: float
+    loss_after: float
+
+
 class Memory(Part):
     """What a strategy has to keep to answer for its tasks and to learn the next one."""
 
@@ -111,6 +122,7 @@ class Result(Part):
     tasks: list[TaskUse]
     independent: list[float] | None = None
     transfers: list[Transfer] = Field(default_factory=list)
+    forward_transfers: list[Forward] = Field(default_factory=list)
     memory: Memory | None = None
     """None in files written before it was measured"""
     timings: Timings

@@ -20,7 +20,7 @@ from .config import Config, EvaluationConfig
 from .files import task_uses, write
 from .folder import output_folder
 from .machine import environment, seed_everything, set_up
-from .result import Memory, Metrics, Result, TaskTime, Timings, Transfer, matrix_as_lists
+from .result import Forward, Memory, Metrics, Result, TaskTime, Timings, Transfer, matrix_as_lists
 from .terminal import TaskProgress, make_console, show_result, show_transfers
 
 
@@ -36,6 +36,7 @@ class Learnt:
     times: list[TaskTime]
     memory: MemoryUse
     transfers: list[Transfer] = field(default_factory=list)
+    forward_transfers: list[Forward] = field(default_factory=list)
 
 
 def run(
@@ -82,6 +83,7 @@ def run(
             independent=independent,
             tasks=[] if learnt.model is None else task_uses(learnt.model),
             transfers=learnt.transfers,
+            forward_transfers=learnt.forward_transfers,
             memory=Memory.model_validate(asdict(learnt.memory)),
             timings=Timings(total=ended - started, references=ended - learnt_at, tasks=learnt.times),
             environment=environment(device),
@@ -101,10 +103,11 @@ def learn(config: Config, benchmark: Any, device: torch.device, console: Console
     """
     seed_everything(config.seed)
     metrics, times = TransferMetrics(benchmark.test_stream.name), []
-    if config.strategy == "dsn" and config.transfer.tasks and not can_transfer(config):
+    wanted = config.transfer.tasks or config.transfer.forward
+    if config.strategy == "dsn" and wanted and not can_transfer(config):
         console.print(
-            "backward transfer is off: there are no validation data to judge it by; set stream.validation, "
-            "e.g. 0.1, or transfer.tasks=0",
+            "transfer is off: there are no validation data to judge it by; set stream.validation, e.g. 0.1, "
+            "or transfer.tasks=0 and transfer.forward=0",
             soft_wrap=True,
         )
     tasks, at_once = len(benchmark.train_stream), config.strategy == "joint"
@@ -118,17 +121,18 @@ def learn(config: Config, benchmark: Any, device: torch.device, console: Console
             pixel_range=benchmark.pixel_range,
         )
         transfers = getattr(strategy, "transfers", [])
+        forwards = getattr(strategy, "forward_transfers", [])
         if config.evaluation.random:
             strategy.eval(benchmark.test_stream)
         ahead = 1 if config.evaluation.random else 0  # forward transfer looks at the next task too
         for task, experience in enumerate(benchmark.train_stream):
-            started, known = time.perf_counter(), len(transfers)
+            started, known, read = time.perf_counter(), len(transfers), len(forwards)
             strategy.train(experience, eval_streams=validation(benchmark, task))
             trained = time.perf_counter()
             if not at_once or task == tasks - 1:
                 strategy.eval(benchmark.test_stream[: task + 1 + ahead])
             times.append(TaskTime(train=trained - started, evaluate=time.perf_counter() - trained))
-            show_transfers(console, transfers[known:])
+            show_transfers(console, forwards[read:], transfers[known:])
     matrix = np.where(np.tri(tasks) == 1, metrics.matrix[-1], np.nan) if at_once else metrics.matrix
     model = strategy.model if isinstance(strategy.model, MaskedModel) else None
     return Learnt(
@@ -138,6 +142,7 @@ def learn(config: Config, benchmark: Any, device: torch.device, console: Console
         times=times,
         memory=strategy.memory() if model is None else masked_model_memory(model),
         transfers=[Transfer.model_validate(asdict(outcome)) for outcome in transfers],
+        forward_transfers=[Forward.model_validate(asdict(outcome)) for outcome in forwards],
     )
 
 

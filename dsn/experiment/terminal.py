@@ -10,7 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from torch import Tensor
 
-from dsn.transfer import TransferOutcome
+from dsn.transfer import ForwardOutcome, TransferOutcome
 
 from .lab_result import LabResult, rows, sentences
 from .result import Result
@@ -106,9 +106,13 @@ class TaskProgress:
         self._bars.console.print(line, soft_wrap=True)
 
 
-def show_transfers(console: Console, outcomes: Iterable[TransferOutcome]) -> None:
-    """A line for each attempt of the task just learnt."""
-    for outcome in outcomes:
+def show_transfers(
+    console: Console, forward: Iterable[ForwardOutcome], backward: Iterable[TransferOutcome]
+) -> None:
+    """A line for what the task just learnt reads, and one for each attempt to give."""
+    for read in forward:
+        console.print(f"  {'+' if read.weight else '-'} {read}", soft_wrap=True, markup=False)
+    for outcome in backward:
         console.print(f"  {'+' if outcome.accepted else '-'} {outcome}", soft_wrap=True, markup=False)
 
 

@@ -25,7 +25,7 @@ from dsn.masking.layers import evaluating
 from dsn.replay import Impressions, synthesise
 from dsn.training.loader import read_samples
 from dsn.training.task_end import end_task
-from dsn.transfer import Situation, TransferOutcome, most_similar
+from dsn.transfer import ForwardOutcome, Situation, TransferOutcome, most_similar
 from dsn.transfer.assessment import predict
 from dsn.transfer.lab import Features, Samples, accuracy, in_parts, measure
 
@@ -154,7 +154,9 @@ def learn_base(config: Config, console: Console) -> Base:
     device = set_up(config)
     benchmark = streams.build(config.stream, config.seed)
     shape = sample_shape(benchmark)
-    off = config.model_copy(update={"transfer": config.transfer.model_copy(update={"tasks": 0})})
+    off = config.model_copy(
+        update={"transfer": config.transfer.model_copy(update={"tasks": 0, "forward": 0})}
+    )
     seed_everything(config.seed)
     train, valid, test = {}, {}, {}
     with make_progress(config, benchmark, console, evaluated=False) as progress:
@@ -208,7 +210,7 @@ def whole_run(base: Base, config: Config, mechanism: str) -> tuple[Matrix, list[
     matrix = np.full((len(tasks), len(tasks)), np.nan)
     outcomes = []
     for row, source in enumerate(tasks):
-        tried = _end_task(model, source, base, config, mechanism)
+        _, tried = _end_task(model, source, base, config, mechanism)
         outcomes += tried
         changed = {outcome.task for outcome in tried if outcome.accepted}
         for column, task in enumerate(tasks[: row + 1]):
@@ -222,13 +224,14 @@ def whole_run(base: Base, config: Config, mechanism: str) -> tuple[Matrix, list[
 
 def _end_task(
     model: MaskedModel, task: int, base: Base, config: Config, mechanism: str
-) -> list[TransferOutcome]:
+) -> tuple[ForwardOutcome | None, list[TransferOutcome]]:
     return end_task(
         model,
         task,
         *base.train[task],
         base.valid[task],
         tasks=config.transfer.tasks,
+        forward=config.transfer.forward,
         mechanism=mechanism,
         acceptance=config.transfer.acceptance,
         replay=replay_arguments(config, base.pixel_range),

@@ -19,7 +19,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, ReduceLROnPlateau
 from ..errors import InputError
 from ..masking import MaskedModel, ProtectedWeights, grow, sparsity
 from ..masking.layers import evaluating
-from ..transfer import ACCEPTANCE, MECHANISMS, TransferOutcome
+from ..transfer import ACCEPTANCE, MECHANISMS, ForwardOutcome, TransferOutcome
 from .best_state import BestState
 from .loader import TensorLoader, read_samples
 from .task_end import end_task
@@ -52,6 +52,7 @@ class DSN(SupervisedTemplate):
         patience: end a phase after so many epochs without a better validation accuracy; None: never.
         restore_best: end each phase with its state of the best validation accuracy.
         transfer_tasks: how many earlier tasks may gain from a task once it is learnt; 0 switches it off.
+        forward_tasks: how many earlier tasks a new one may read features of; 0 switches it off.
         transfer, acceptance: names in ``dsn.transfer``'s MECHANISMS and ACCEPTANCE.
         replay: arguments of ``dsn.replay.synthesise`` where impressions are needed, with ``images``.
         seed: of the impressions.
@@ -60,8 +61,8 @@ class DSN(SupervisedTemplate):
         device, plugins, evaluator, eval_every: as in every Avalanche strategy.
 
     Validation data are the experiences of the task's label in ``train(experience, eval_streams=[...])``.
-    Without them no earlier task can be judged, and backward transfer is left out with a warning.
-    ``transfers`` holds a TransferOutcome for each attempt.
+    Without them nothing can be judged, and transfer is left out with a warning. ``transfers`` holds a
+    TransferOutcome for each attempt, ``forward_transfers`` a ForwardOutcome for each task after the first.
 
     Raises:
         InputError: bad settings; an experience with no or several task labels, or of a task learnt before; a
@@ -93,6 +94,7 @@ class DSN(SupervisedTemplate):
         patience: int | None = None,
         restore_best: bool = False,
         transfer_tasks: int = 3,
+        forward_tasks: int = 8,
         transfer: str = "correspondence",
         acceptance: str = "closeness",
         replay: Mapping[str, Any] | None = None,
@@ -139,11 +141,12 @@ class DSN(SupervisedTemplate):
         self.schedule = schedule
         self.patience = patience
         self.restore_best = restore_best
-        self.transfer_tasks = transfer_tasks
+        self.transfer_tasks, self.forward_tasks = transfer_tasks, forward_tasks
         self.transfer, self.acceptance = transfer, acceptance
         self.replay = {"images": 200, **(replay or {})}
         self.seed = seed
         self.transfers: list[TransferOutcome] = []
+        self.forward_transfers: list[ForwardOutcome] = []
         self.cache = cache
         self._options = {k: v for k, v in optimizer.param_groups[0].items() if k != "params"}
         self._eval_samples: dict[tuple[int, str, int], tuple[Tensor, Tensor]] = {}
@@ -191,28 +194,32 @@ class DSN(SupervisedTemplate):
         self.model.dense = False
         self._train_phase(task, self.consolidation_epochs, **kwargs)
         self.model.freeze(task)
-        if self.transfer_tasks:
+        if self.transfer_tasks or self.forward_tasks:
             self._end_task(task)
 
     def _end_task(self, task: int) -> None:
         if self._validation is None:
             warnings.warn(
-                "without validation data no earlier task can be judged, so none is changed: give them as "
-                "train(experience, eval_streams=[...]), or set transfer_tasks=0",
+                "without validation data no transfer can be judged, so none is made: give them as "
+                "train(experience, eval_streams=[...]), or set transfer_tasks=0 and forward_tasks=0",
                 stacklevel=2,
             )
             return
-        self.transfers += end_task(
+        forward, backward = end_task(
             self.model,
             task,
             *read_samples(self.adapted_dataset),
             self._validation,
             tasks=self.transfer_tasks,
+            forward=self.forward_tasks,
             mechanism=self.transfer,
             acceptance=self.acceptance,
             replay=self.replay,
             seed=self.seed,
         )
+        self.transfers += backward
+        if forward is not None:
+            self.forward_transfers.append(forward)
 
     def _train_phase(self, task: int, epochs: int, **kwargs: Any) -> None:
         best = BestState(self.model, task)

@@ -1,8 +1,9 @@
-"""Backward transfer: earlier tasks gain from later ones, without stored data and without touching others."""
+"""Later tasks read earlier ones; earlier ones gain from later ones, without stored data."""
 
 from .acceptance import ACCEPTANCE, Decision
 from .assessment import assess
 from .backward import TransferOutcome, attempt, transfer_backward
+from .forward import ForwardOutcome, transfer_forward
 from .mechanisms import MECHANISMS
 from .similarity import most_similar, similarity
 from .situation import Situation
@@ -11,6 +12,7 @@ __all__ = [
     "ACCEPTANCE",
     "MECHANISMS",
     "Decision",
+    "ForwardOutcome",
     "Situation",
     "TransferOutcome",
     "assess",
@@ -18,4 +20,5 @@ __all__ = [
     "most_similar",
     "similarity",
     "transfer_backward",
+    "transfer_forward",
 ]

@@ -74,6 +74,10 @@ def attempt(situation: Situation, mechanism: str, acceptance: str) -> TransferOu
     if acceptance not in ACCEPTANCE:
         raise InputError(f"acceptance is '{acceptance}': choose one of {', '.join(ACCEPTANCE)}")
     model, task, source = situation.model, situation.task, situation.source
+    readers = _readers(model, task) if mechanism == "gates" else []
+    if readers:
+        reason = f"its features must not change, tasks {readers} read them"
+        return TransferOutcome(task, source, mechanism, similarity(model, task, source), 0, False, reason)
     alike = similarity(model, task, source)
     situation.look()
     judge = ACCEPTANCE[acceptance](situation)
@@ -88,6 +92,15 @@ def attempt(situation: Situation, mechanism: str, acceptance: str) -> TransferOu
     return TransferOutcome(
         task, source, mechanism, alike, neurons, decision.accepted, decision.reason, decision.measures
     )
+
+
+def _readers(model: MaskedModel, task: int) -> list[int]:
+    """The other tasks whose logits read the features of ``task``."""
+    return [
+        other
+        for other in model.committed
+        if other != task and any(lateral.source_task == task for lateral in model.lateral_heads(other))
+    ]
 
 
 def transfer_backward(

@@ -22,10 +22,21 @@ POOL_WEIGHT = 1.0  # of the later task's opinion, beside the earlier task's own
 
 
 def give(situation: Situation, *laterals: Lateral) -> None:
-    """Let the earlier task read ``laterals``, and nothing that it read before: each task has one giver."""
+    """Let the earlier task read ``laterals``, instead of what a later task gave before: it has one giver.
+
+    What it reads from tasks before it stays.
+    """
     heads = situation.model.lateral_heads(situation.task)
+    kept = _from_before(situation)
     del heads[:]
-    heads.extend(laterals)
+    heads.extend([*kept, *laterals])
+
+
+def _from_before(situation: Situation) -> list[Lateral]:
+    """What the task reads from tasks before it (``transfer_forward``); that calibrates its logits too."""
+    order = situation.model.committed.index
+    laterals = [cast(Lateral, lateral) for lateral in situation.model.lateral_heads(situation.task)]
+    return [lateral for lateral in laterals if order(lateral.source_task) < order(situation.task)]
 
 
 def added(situation: Situation, reader: int, weight: Tensor, bias: Tensor, first: bool = True) -> Lateral:
@@ -139,6 +150,7 @@ def _give_fitted(situation: Situation, features: Tensor, targets: Tensor) -> int
 
 def _scale(situation: Situation, like: Tensor, first: bool = True) -> Tensor:
     """What calibrates the earlier task's own logits; they are calibrated once."""
+    first = first and not _from_before(situation)
     return like.new_tensor(1 / situation.temperature if first else 1.0)
 
 

@@ -64,6 +64,7 @@ def test_the_file_has_the_documented_fields(tmp_path):
         "seed",
         "accuracy_matrix",
         "metrics",
+        "forward_transfers",
         "memory",
         "independent",
         "tasks",
