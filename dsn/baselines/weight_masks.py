@@ -32,7 +32,7 @@ class _TopK(torch.autograd.Function):
 def top_k(scores: Tensor, k: int) -> Tensor:
     """Bool mask of exactly the k largest scores."""
     mask = torch.zeros_like(scores, dtype=torch.bool)
-    mask.view(-1)[scores.flatten().topk(k).indices] = True
+    mask.view(-1)[scores.flatten().topk(k, sorted=False).indices] = True
     return mask
 
 
