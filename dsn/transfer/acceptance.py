@@ -1,7 +1,7 @@
 """Policies that decide, without old data, whether a change of an earlier task is kept.
 
-A policy is called before the change, measures what it needs, and returns the judge to call after it. The
-judge answers with a Decision; the reason is a sentence with the numbers it used.
+A policy is called before the change, measures what it needs, and returns a Decision that refuses, or the
+judge to call after the change, who answers with one. The reason is a sentence with the numbers it used.
 """
 
 from collections.abc import Callable
@@ -30,7 +30,7 @@ class Decision:
 Judge = Callable[[], Decision]
 
 
-def closeness(situation: Situation) -> Judge:
+def closeness(situation: Situation) -> Judge | Decision:
     """Kept if both tasks see the same classes in a like way and the later one has seen more of them.
 
     Measured on the later task's own, labelled training images. A share ``AGREEMENT`` of the earlier task's
@@ -40,11 +40,12 @@ def closeness(situation: Situation) -> Judge:
     that is less close is refused, a closer one takes its place.
     """
     decision = _judge_closeness(situation)
+    if not decision.accepted:
+        return decision
 
     def judge() -> Decision:
-        if decision.accepted:
-            share = torch.tensor(decision.measures["closeness"], device=situation.model.device)
-            situation.model.record(situation.task).put("closeness", share)
+        share = torch.tensor(decision.measures["closeness"], device=situation.model.device)
+        situation.model.record(situation.task).put("closeness", share)
         return decision
 
     return judge
@@ -111,7 +112,7 @@ def always(_situation: Situation) -> Judge:
     return lambda: Decision(True, "every change is kept", {})
 
 
-ACCEPTANCE: dict[str, Callable[[Situation], Judge]] = {
+ACCEPTANCE: dict[str, Callable[[Situation], Judge | Decision]] = {
     "closeness": closeness,
     "held_out_impressions": held_out_impressions,
     "always": always,

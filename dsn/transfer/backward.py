@@ -12,9 +12,9 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..masking import MaskedModel
-from .acceptance import ACCEPTANCE
+from .acceptance import ACCEPTANCE, Decision
 from .mechanisms import MECHANISMS
-from .similarity import most_similar, similarity
+from .similarity import most_similar, neurons_opened, similarity
 from .situation import Replay, Situation
 
 
@@ -81,6 +81,9 @@ def attempt(situation: Situation, mechanism: str, acceptance: str) -> TransferOu
     alike = similarity(model, task, source)
     situation.look()
     judge = ACCEPTANCE[acceptance](situation)
+    if isinstance(judge, Decision):
+        opened = neurons_opened(model.masks(task), model.masks(source))
+        return TransferOutcome(task, source, mechanism, alike, opened, False, judge.reason, judge.measures)
     state = TaskState(model, task)
     neurons = MECHANISMS[mechanism](situation)
     if neurons is None:

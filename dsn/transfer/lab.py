@@ -105,7 +105,7 @@ def measure(
     neurons = MECHANISMS[mechanism](situation)
     gain = accuracy(predict(model, test[0], task), test[1]) - before
     nothing = Decision(False, f"task {source} has nothing to offer to task {task}", {})
-    decision = nothing if neurons is None else judge()
+    decision = nothing if neurons is None else judge if isinstance(judge, Decision) else judge()
     state.restore()
 
     def ensembled(weight: float, targets: Tensor, fit_on: Tensor, read: Tensor) -> float:
