@@ -16,6 +16,9 @@ from .linear import fit_head
 from .similarity import neurons_opened
 from .situation import Situation
 
+Head = tuple[Tensor, Tensor]
+"""weight [classes, d], bias [classes]"""
+
 NEAR_WEIGHT = 0.5  # of a head fitted to labels of a near task, beside the earlier task's own
 FAR_WEIGHT = 0.3  # of a head fitted to less than that
 POOL_WEIGHT = 1.0  # of the later task's opinion, beside the earlier task's own
@@ -39,9 +42,10 @@ def _from_before(situation: Situation) -> list[Lateral]:
     return [lateral for lateral in laterals if order(lateral.source_task) < order(situation.task)]
 
 
-def added(situation: Situation, reader: int, weight: Tensor, bias: Tensor, first: bool = True) -> Lateral:
-    """A lateral that adds V f(x) + c of ``reader`` to the earlier task's calibrated logits."""
-    return Lateral(reader, _scale(situation, weight, first), weight, bias)
+def added(situation: Situation, reader: int, share: float, head: Head, first: bool = True) -> Lateral:
+    """A lateral that adds ``share`` (V f(x) + c) of ``reader`` to the earlier task's calibrated logits."""
+    weight, bias = head
+    return Lateral(reader, _scale(situation, weight, first), share * weight, share * bias)
 
 
 def correspondence(situation: Situation) -> int | None:
@@ -59,8 +63,8 @@ def correspondence(situation: Situation) -> int | None:
     assert own is not None and theirs is not None  # there is a correspondence
     give(
         situation,
-        added(situation, situation.task, *(NEAR_WEIGHT * part for part in own)),
-        added(situation, situation.source, *(NEAR_WEIGHT * part for part in theirs), first=False),
+        added(situation, situation.task, NEAR_WEIGHT, own),
+        added(situation, situation.source, NEAR_WEIGHT, theirs, first=False),
     )
     return _opened(situation)
 
@@ -97,7 +101,7 @@ def own_features(situation: Situation) -> int | None:
     return 0 if _give_relabelled(situation, situation.task) else None
 
 
-def relabelled_head(situation: Situation, reader: int) -> tuple[Tensor, Tensor] | None:
+def relabelled_head(situation: Situation, reader: int) -> Head | None:
     """Weight and bias of a head on the features of ``reader``, fitted to the corresponding labels.
 
     None if the later task has too few classes.
@@ -119,8 +123,7 @@ def relabelled_weight(situation: Situation) -> float:
 def _give_relabelled(situation: Situation, reader: int) -> bool:
     head = relabelled_head(situation, reader)
     if head is not None:
-        weight = relabelled_weight(situation)
-        give(situation, added(situation, reader, weight * head[0], weight * head[1]))
+        give(situation, added(situation, reader, relabelled_weight(situation), head))
     return head is not None
 
 
@@ -143,8 +146,8 @@ def gates(situation: Situation) -> int:
 
 
 def _give_fitted(situation: Situation, features: Tensor, targets: Tensor) -> int:
-    weight, bias = fit_head(features, targets.to(features.device))
-    give(situation, added(situation, situation.source, FAR_WEIGHT * weight, FAR_WEIGHT * bias))
+    head = fit_head(features, targets.to(features.device))
+    give(situation, added(situation, situation.source, FAR_WEIGHT, head))
     return _opened(situation)
 
 
