@@ -20,9 +20,9 @@ from dsn.errors import InputError
 from dsn.evaluation import all_metrics
 from dsn.experiment.build import build_model
 from dsn.experiment.config import load
-from dsn.experiment.result import Transfer, read_result
+from dsn.experiment.result import Forward, Transfer, read_result
 from dsn.experiment.run import run
-from dsn.transfer import TransferOutcome
+from dsn.transfer import ForwardOutcome, TransferOutcome
 
 ROOT = Path(__file__).parents[2]
 TINY = {
@@ -85,6 +85,7 @@ def test_a_run_writes_all_its_files_and_the_numbers_agree(tiny, tmp_path):
     assert all(use.similarity[use.task] == pytest.approx(1.0) for use in result.tasks)
 
 
+NO_TRANSFER = ("transfer.tasks=0", "transfer.forward=0")
 TRANSFERRING = [
     "stream={name: rotated, data: digits, tasks: 3, angles: [0, 9, 5], train_per_class: 20, validation: 0.3}",
     "train={epochs: 10, batch_size: 8, lr: 0.03, momentum: 0.9}",
@@ -106,8 +107,11 @@ def test_every_attempt_at_transfer_is_in_the_result_and_a_line_after_its_task(ti
     assert read_result(target / "result.json").transfers == result.transfers
     lines = text.splitlines()
     after = next(i for i, line in enumerate(lines) if line.startswith("task 1 (2/3)"))
-    assert "task 0 gains from task 1" in lines[after + 1]
-    assert lines[after + 2].startswith("task 2 (3/3)") and "from task 2" in lines[after + 3]
+    assert "task 1 reads" in lines[after + 1]
+    assert "task 0 gains from task 1" in lines[after + 2]
+    assert lines[after + 3].startswith("task 2 (3/3)") and "from task 2" in lines[after + 5]
+    assert [(f.task, sorted(f.sources)) for f in result.forward_transfers] == [(1, [0]), (2, [0, 1])]
+    assert set(Forward.model_fields) == {field.name for field in fields(ForwardOutcome)}
     model = build_model(load(target / "config.yaml"), torch.Size([64]))
     model.load_state_dict(load_file(target / "model.safetensors"))
     assert len(model.lateral_heads(0)) > 0
@@ -116,13 +120,13 @@ def test_every_attempt_at_transfer_is_in_the_result_and_a_line_after_its_task(ti
 @pytest.mark.filterwarnings("error::UserWarning")
 def test_without_validation_data_one_line_says_that_nothing_is_transferred(tiny, tmp_path):
     result, _, text = quiet_run(tiny("stream.validation=0", "train.epochs=1"), tmp_path / "a")
-    assert result.transfers == [] and text.count("backward transfer is off") == 1
-    *_, text = quiet_run(tiny("stream.validation=0", "train.epochs=1", "transfer.tasks=0"), tmp_path / "b")
-    assert "backward transfer" not in text
+    assert result.transfers == [] and text.count("transfer is off") == 1
+    *_, text = quiet_run(tiny("stream.validation=0", "train.epochs=1", *NO_TRANSFER), tmp_path / "b")
+    assert "transfer is off" not in text
     *_, text = quiet_run(
         tiny("stream.validation=0", "strategy=independent", "train.epochs=1"), tmp_path / "c"
     )
-    assert "backward transfer" not in text
+    assert "transfer is off" not in text
 
 
 def test_switching_transfer_off_changes_no_training(tiny, tmp_path):
