@@ -22,26 +22,34 @@ class _AnnealedSigmoid(torch.autograd.Function):
     HAT multiplies the gradient of the logits by
     s_max/s * (cosh(clamp(s e, +-50)) + 1) / (cosh(e) + 1). With d sigma(x)/dx = 1 / (2 (cosh(x) + 1)), the
     product of both is s_max / (2 (cosh(e) + 1)) wherever the clamp does not bite: independent of s.
+
+    The values come twice, for the gates and for their price: so both share one slope. Nothing is saved by
+    autograd's own means, so that the two may also go backward one after the other.
     """
 
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, scale: float, s_max: float) -> Tensor:
-        ctx.save_for_backward(logits)
+    def forward(ctx: Any, logits: Tensor, scale: float, s_max: float) -> tuple[Tensor, Tensor]:
+        ctx.set_materialize_grads(False)
+        ctx.logits, ctx.version = logits.detach(), logits._version
         ctx.scale, ctx.s_max = scale, s_max
-        return torch.sigmoid(scale * logits)
+        values = torch.sigmoid(scale * logits)
+        return values, values.clone()
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
-        (logits,) = ctx.saved_tensors
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, None, None]:
+        logits: Tensor = ctx.logits
+        if logits._version != ctx.version:
+            raise RuntimeError("gate logits were changed between the forward and the backward pass")
         # (cosh(clamp(x, +-50)) + 1) / (cosh(x) + 1), without the overflow of cosh
         beyond = torch.exp(-(ctx.scale * logits.abs() - COSH_LIMIT).clamp(min=0))
         slope = ctx.s_max * beyond / (2 * (torch.cosh(logits) + 1))
-        return grads[0] * slope, None, None
+        gates, price = (None if grad is None else grad * slope for grad in grads)
+        return price if gates is None else gates if price is None else gates + price, None, None
 
 
 def annealed_sigmoid(logits: Tensor, scale: float, s_max: float) -> Tensor:
     """Soft gates [n] in (0, 1) from gate logits [n] at annealing scale ``scale``; compensated gradient."""
-    return _AnnealedSigmoid.apply(logits, scale, s_max)
+    return _AnnealedSigmoid.apply(logits, scale, s_max)[0]
 
 
 def within_budget(logits: Tensor, budget: int | None) -> Tensor:
@@ -56,12 +64,14 @@ class Gate(nn.Module):
     """Gates over the neurons of one layer, for the task being learnt and for every committed one.
 
     It is not called by the network: its method :meth:`gate_output` is a forward hook of the layer, or of
-    the norm that follows the layer, and multiplies what comes out by :attr:`values`.
+    the norm that follows the layer, and multiplies what comes out by :attr:`values`. Where the layer's
+    weights have been multiplied already (:meth:`fold`), ``folded`` tells it to leave the output alone.
     """
 
     masks: Tensor
     commit_widths: Tensor
     free: Tensor
+    free_count: Tensor
 
     def __init__(self, n: int, neuron_dim: int) -> None:
         super().__init__()
@@ -73,11 +83,27 @@ class Gate(nn.Module):
         self.register_buffer("commit_widths", torch.zeros(0, dtype=torch.long))
         self.widths: list[int] = []  # n when each mask was committed (a layer may grow later), on the host
         self.register_buffer("free", torch.ones(n), persistent=False)
+        self.register_buffer("free_count", torch.tensor(float(n)), persistent=False)
         self.values: Tensor | None = None
+        self.folded = False
+        self._priced: tuple[tuple[int, float, float], Tensor] | None = None  # soft gates of this step
+        self._bits: tuple[Tensor, tuple[int, int, torch.dtype], Tensor] | None = None  # what bits() gave last
 
     def gate_output(self, _module: nn.Module, _args: Any, output: Tensor) -> Tensor:
         """Forward hook: the output times the gate of each neuron; untouched while no task is selected."""
-        return output if self.values is None else output * self.as_broadcast(self.values, output)
+        if self.values is None or self.folded:
+            return output
+        return output * self.as_broadcast(self.values, output)
+
+    def fold(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Weight [n, in, ...] and bias [n] times the gate of each neuron.
+
+        g (W x + b) = (g W) x + g b: for a convolution that is far less to multiply, in the forward and the
+        backward pass, than its output at every position; the same numbers up to rounding.
+        """
+        assert self.values is not None
+        values = self.values.to(weight.dtype)
+        return weight * values.view(-1, *[1] * (weight.dim() - 1)), None if bias is None else bias * values
 
     def as_broadcast(self, values: Tensor, output: Tensor) -> Tensor:
         """``values`` [n] shaped so that they multiply along the neurons of ``output``."""
@@ -90,10 +116,26 @@ class Gate(nn.Module):
         device = self.masks.device
         self.logits = nn.Parameter((torch.randn(self.n) * std + mean).to(device))
         self.budget = budget
+        self._priced = None
+        self._count_free()
+
+    def _count_free(self) -> None:
         self.free = 1.0 - self.used().float()
+        self.free_count = self.free.sum()
 
     def soft_values(self, scale: float, s_max: float) -> Tensor:
         """Soft gates [n] of the task being learnt: sigma(s e)."""
+        assert self.logits is not None
+        values, priced = _AnnealedSigmoid.apply(self.effective_logits(), scale, s_max)
+        self._priced = ((self.logits._version, scale, s_max), priced) if torch.is_grad_enabled() else None
+        return values
+
+    def priced_values(self, scale: float, s_max: float) -> Tensor:
+        """The same for the sparsity term: taken over from the forward pass where there was one, once."""
+        assert self.logits is not None
+        kept, self._priced = self._priced, None
+        if kept is not None and kept[0] == (self.logits._version, scale, s_max):
+            return kept[1]
         return annealed_sigmoid(self.effective_logits(), scale, s_max)
 
     def effective_logits(self) -> Tensor:
@@ -129,12 +171,20 @@ class Gate(nn.Module):
         """Bits [n at the time of the commit] of the ``row``-th committed task."""
         return unpack_bits(self.masks[row], self.widths[row])
 
+    def bits(self, row: int, dtype: torch.dtype) -> Tensor:
+        """:meth:`mask` as numbers, for :attr:`values`; unpacked anew only when something has changed."""
+        if self.masks.is_inference():  # such a tensor does not count its changes
+            return self.mask(row).to(dtype)
+        key = (self.masks._version, row, dtype)
+        if self._bits is None or self._bits[0] is not self.masks or self._bits[1] != key:
+            self._bits = (self.masks, key, self.mask(row).to(dtype))
+        return self._bits[2]
+
     def used(self, rows: int | None = None) -> Tensor:
         """Bits [n]: the union of the first ``rows`` committed masks, by default of all."""
-        used = torch.zeros(self.n, dtype=torch.bool, device=self.masks.device)
-        for row in range(len(self.widths) if rows is None else min(rows, len(self.widths))):
-            used[: self.widths[row]] |= self.mask(row)
-        return used
+        packed = self.masks[:rows]  # bits behind the width at a mask's commit are 0
+        bits = unpack_bits(packed.flatten(), packed.numel() * 8)
+        return bits.view(len(packed), packed.shape[1] * 8).any(0)[: self.n]
 
     @torch.no_grad()
     def grow(self, by: int) -> None:
@@ -146,7 +196,7 @@ class Gate(nn.Module):
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         super()._load_from_state_dict(*args, **kwargs)
-        self.free = 1.0 - self.used().float()
+        self._count_free()
 
     def take_structure(self, state_dict: Mapping[str, Tensor], prefix: str) -> None:
         """Make room for the masks and logits that ``state_dict`` holds under ``prefix``."""

@@ -95,10 +95,17 @@ def narrow_parameters(model: MaskedModel, task: int) -> dict[str, Tensor]:
     columns = model.narrow_columns[row]
     narrow = {}
     for path, layer in model.layer_modules():
-        narrow[f"{path}.weight"] = layer.weight[: widths[path], columns[path]].contiguous()
+        narrow[f"{path}.weight"] = _laid_out(layer.weight[: widths[path], columns[path]], layer.weight)
         if layer.bias is not None:
             narrow[f"{path}.bias"] = layer.bias[: widths[path]].contiguous()
     return narrow
+
+
+def _laid_out(part: Tensor, weight: Tensor) -> Tensor:
+    """``part`` in the memory format of ``weight``: in another one it would be summed in another order."""
+    if weight.dim() == 4 and weight.stride(1) == 1 and weight.stride(3) == weight.shape[1]:
+        return torch.empty_like(part, memory_format=torch.channels_last).copy_(part)
+    return part.contiguous()
 
 
 def adopt_widths(model: MaskedModel, state_dict: Mapping[str, Tensor], prefix: str) -> None:

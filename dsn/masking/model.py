@@ -16,7 +16,7 @@ from torch.func import functional_call
 from ..errors import InputError
 from .gates import LOGIT_LIMIT, Gate
 from .growth import adopt_widths, narrow_parameters
-from .layers import MASKABLE, Maskable, evaluating, find_sites, neuron_dim, neurons
+from .layers import CONVS, MASKABLE, Maskable, evaluating, find_sites, neuron_dim, neurons
 from .norms import NORMS, TaskNorm
 from .records import Lateral, TaskRecord
 from .subnetwork import subnetwork
@@ -76,6 +76,11 @@ class MaskedModel(nn.Module):
         self.scale, self.s_max = 1.0, 400.0
         self.dense = False  # while True, the task being learnt uses every neuron
         self.narrow_columns: dict[int, dict[str, Tensor]] = {}  # growth.py: input columns of a task's layers
+        self._gates: dict[str, Gate] = {key.replace("/", "."): g for key, g in self.gates.items()}  # type: ignore[misc]
+        self._norms = [module for module in backbone.modules() if isinstance(module, TaskNorm)]
+        # layers whose gates multiply their weights while training: convolutions that no norm follows
+        self._foldable = [site.path for site in sites if isinstance(site.layer, CONVS) and site.norm is None]
+        self._compiled: Any = None
         self._hooks = self._register_hooks()
         try:
             refuse_leaks(self)
@@ -90,7 +95,7 @@ class MaskedModel(nn.Module):
     @property
     def gates_by_path(self) -> dict[str, Gate]:
         """The gates of each masked layer, in forward order."""
-        return {key.replace("/", "."): gate for key, gate in self.gates.items()}  # type: ignore[misc]
+        return self._gates
 
     @property
     def layers(self) -> dict[str, int]:
@@ -111,7 +116,7 @@ class MaskedModel(nn.Module):
 
     def norms(self) -> Iterator[TaskNorm]:
         """Every norm of the backbone."""
-        return (module for module in self.backbone.modules() if isinstance(module, TaskNorm))
+        return iter(self._norms)
 
     @property
     def device(self) -> torch.device:
@@ -138,12 +143,16 @@ class MaskedModel(nn.Module):
     @property
     def committed(self) -> list[int]:
         """Tasks whose mask is committed, in the order of their commits."""
-        return self.tasks[: len(next(iter(self.gates_by_path.values())).widths)]
+        return self.tasks[: self._commits]
 
     @property
     def learning(self) -> int | None:
         """The task that is added but not committed, if there is one."""
-        return self.tasks[-1] if len(self.tasks) > len(self.committed) else None
+        return self.tasks[-1] if len(self.tasks) > self._commits else None
+
+    @property
+    def _commits(self) -> int:
+        return len(next(iter(self._gates.values())).widths)
 
     def add_task(
         self,
@@ -292,7 +301,7 @@ class MaskedModel(nn.Module):
             if task is None or (learning and self.dense):
                 gate.values = None
             elif row is not None:
-                gate.values = gate.mask(row).to(self.dtype)
+                gate.values = gate.bits(row, self.dtype)
             elif self.training:
                 gate.values = gate.soft_values(self.scale, self.s_max)
             else:
@@ -307,8 +316,37 @@ class MaskedModel(nn.Module):
 
     def compute(self, x: Tensor, task: int) -> Tensor:
         """Features [batch, d] with the gates as they are set, the weights as wide as ``task`` knew them."""
-        narrow = narrow_parameters(self, task)
-        return functional_call(self.backbone, narrow, (x,)) if narrow else self.backbone(x)
+        weights = narrow_parameters(self, task)
+        folding = [path for path in self._foldable if self.training and self._gates[path].values is not None]
+        for path in folding:
+            weights |= self._fold(path, weights)
+        run = self._compiled if self._compiled is not None and self.training else self._run
+        try:
+            for path in folding:
+                self._gates[path].folded = True
+            return run(weights, x)
+        finally:
+            for path in folding:
+                self._gates[path].folded = False
+
+    def _run(self, weights: dict[str, Tensor], x: Tensor) -> Tensor:
+        return functional_call(self.backbone, weights, (x,)) if weights else self.backbone(x)
+
+    def compile_training(self) -> None:
+        """Let ``torch.compile`` speed up training passes.
+
+        Evaluation stays as it is: compiled code may be compiled anew, with sums in another order, and earlier
+        tasks' logits would no longer be the same to the last bit.
+        """
+        self._compiled = torch.compile(self._run)
+
+    def _fold(self, path: str, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        layer = self.layer(path)
+        names = f"{path}.weight", f"{path}.bias"
+        weight, bias = self._gates[path].fold(
+            weights.get(names[0], layer.weight), weights.get(names[1], layer.bias)
+        )
+        return {names[0]: weight} if bias is None else {names[0]: weight, names[1]: bias}
 
     def forward(self, x: Tensor, task: int) -> Tensor:
         """Logits [batch, classes] of ``task`` for x [batch, ...].

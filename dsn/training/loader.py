@@ -1,10 +1,14 @@
-"""A loader that keeps a task's samples as tensors and cuts batches out of them by index."""
+"""The batches of a task: cut out of tensors by index, or, where those would be too large, read by workers.
+
+Both give the same samples in the same order for a seed, and draw the same random numbers.
+"""
 
 from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader
 
 
 def read_samples(dataset: Any) -> tuple[Tensor, Tensor]:
@@ -55,5 +59,44 @@ class TensorLoader:
         order = torch.randperm(len(self.x)).to(self.x.device) if self.shuffle else None
         for start in range(0, self._end, self.batch_size):
             cut = slice(start, min(start + self.batch_size, self._end))
-            index = cut if order is None else order[cut]
-            yield [self.x[index], self.y[index], self.task[index]]
+            parts = (self.x, self.y, self.task)
+            if order is None:
+                yield [part[cut] for part in parts]
+            else:
+                index = order[cut]
+                yield [part.index_select(0, index) for part in parts]
+
+
+def sample_bytes(dataset: Any) -> int:
+    """Bytes that all x of a data set take as tensors, from its first sample's size."""
+    x = dataset[0][0]
+    return len(dataset) * x.numel() * x.element_size()
+
+
+class StreamLoader(TensorLoader):
+    """The same batches, read item by item when they are due, by ``workers`` processes (0: by this one)."""
+
+    def __init__(
+        self, dataset: Any, task: int, *, batch_size: int, shuffle: bool, workers: int = 0, **options: Any
+    ) -> None:
+        y = torch.tensor([int(target) for target in dataset.targets])
+        super().__init__(y, y, task, batch_size=batch_size, shuffle=shuffle)
+        self._dataset, self._workers, self._options = dataset, workers, options
+
+    def __iter__(self) -> Iterator[list[Tensor]]:
+        order = torch.randperm(len(self.y)) if self.shuffle else torch.arange(len(self.y))
+        return iter(
+            DataLoader(
+                self._dataset,
+                batch_sampler=[rows.tolist() for rows in order[: self._end].split(self.batch_size)],
+                num_workers=self._workers,
+                collate_fn=self._collate,
+                # of its own: drawing a seed for the workers would shift all later random numbers
+                generator=torch.Generator(),
+                **self._options,
+            )
+        )
+
+    def _collate(self, items: list[Any]) -> list[Tensor]:
+        y = torch.tensor([int(item[1]) for item in items])
+        return [torch.stack([item[0] for item in items]), y, self.task[: len(y)]]

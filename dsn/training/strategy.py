@@ -4,6 +4,8 @@ One task goes: add_task -> epochs with soft gates -> commit -> (consolidation) -
 ``dsn.masking``: x [batch, ...], logits [batch, classes of the task].
 """
 
+import os
+import shutil
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -18,18 +20,27 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, ReduceLROnPlateau
 
 from ..errors import InputError
 from ..masking import MaskedModel, ProtectedWeights, grow, sparsity
+from ..masking.initial import start_task
 from ..masking.layers import evaluating
 from ..transfer import ACCEPTANCE, MECHANISMS, ForwardOutcome, TransferOutcome
 from .best_state import BestState
-from .loader import TensorLoader, read_samples
+from .hooks import IterationHooks
+from .loader import StreamLoader, TensorLoader, read_samples, sample_bytes
 from .task_end import end_task
 
 SCHEDULES = ("constant", "cosine", "plateau")
 ANNEALING = ("epoch", "task")
+PRECISIONS = ("float32", "bfloat16")
 PLATEAU_FACTOR, PLATEAU_PATIENCE = 1 / 3, 5  # HAT, section 3: the rate is divided by 3 after 5 epochs
 
 
-class DSN(SupervisedTemplate):
+def find_compiler() -> str | None:
+    """The C++ compiler that torch.compile would use on a CPU, or None."""
+    found = (shutil.which(name) for name in (os.environ.get("CXX", "g++"), "clang++"))
+    return next((path for path in found if path), None)
+
+
+class DSN(IterationHooks, SupervisedTemplate):
     """Data-free subnetworks (Gao et al., NeurIPS 2023) for task-incremental streams.
 
     Args:
@@ -46,6 +57,7 @@ class DSN(SupervisedTemplate):
         s_max: largest annealing scale.
         budget: at most this share of a layer's neurons is selected, for all layers or by layer path.
         logit_mean, logit_std: gate logits start from N(mean, std).
+        initial: arguments of ``dsn.masking.initial.start_task``: neurons that a task starts with.
         growth: neurons added to a layer that has no free one when a task begins; 0 switches growth off.
         schedule: of the learning rate over a task's epochs: "constant", "cosine" (to 0) or "plateau" (divided
             by 3 after 5 epochs without a better validation accuracy).
@@ -56,8 +68,13 @@ class DSN(SupervisedTemplate):
         transfer, acceptance: names in ``dsn.transfer``'s MECHANISMS and ACCEPTANCE.
         replay: arguments of ``dsn.replay.synthesise`` where impressions are needed, with ``images``.
         seed: of the impressions.
+        precision: "float32", or "bfloat16" for forward and backward passes under torch's autocast; weights,
+            gates and the loss stay float32.
+        channels_last: keep convolution weights and images in that memory format.
+        compile: training passes through ``torch.compile``; evaluation never, see ``compile_training``.
         cache: read each experience's samples once and keep them as tensors; switch it off for random
-            transforms.
+            transforms. Then, and where they would take more than ``cache_bytes``, batches are read item by
+            item when they are due, by as many workers as ``train(..., num_workers=...)`` says.
         device, plugins, evaluator, eval_every: as in every Avalanche strategy.
 
     Validation data are the experiences of the task's label in ``train(experience, eval_streams=[...])``.
@@ -70,6 +87,7 @@ class DSN(SupervisedTemplate):
     """
 
     model: MaskedModel
+    dataloader: Any
     _stop_training: bool
 
     def __init__(
@@ -89,6 +107,7 @@ class DSN(SupervisedTemplate):
         budget: float | Mapping[str, float] | None = None,
         logit_mean: float = 0.0,
         logit_std: float = 1.0,
+        initial: Mapping[str, Any] | None = None,
         growth: int = 0,
         schedule: str = "constant",
         patience: int | None = None,
@@ -99,7 +118,11 @@ class DSN(SupervisedTemplate):
         acceptance: str = "closeness",
         replay: Mapping[str, Any] | None = None,
         seed: int = 0,
+        precision: str = "float32",
+        channels_last: bool = False,
+        compile: bool = False,
         cache: bool = True,
+        cache_bytes: int = 2**31,
         device: str | torch.device = "cpu",
         plugins: Sequence[Any] | None = None,
         evaluator: EvaluationPlugin | Any = default_evaluator,
@@ -112,6 +135,10 @@ class DSN(SupervisedTemplate):
             raise InputError(f"schedule is '{schedule}': choose one of {', '.join(SCHEDULES)}")
         if annealing not in ANNEALING:
             raise InputError(f"annealing is '{annealing}': choose one of {', '.join(ANNEALING)}")
+        if precision not in PRECISIONS:
+            raise InputError(f"precision is '{precision}': choose one of {', '.join(PRECISIONS)}")
+        if compile and torch.device(device).type == "cpu" and not find_compiler():
+            raise InputError("compile: torch.compile needs a C++ compiler on a CPU; install g++ or clang++")
         if train_epochs + warmup_epochs < 1:
             raise InputError("train_epochs and warmup_epochs are both 0: a task would learn nothing")
         for value, known in ((transfer, MECHANISMS), (acceptance, ACCEPTANCE)):
@@ -137,6 +164,7 @@ class DSN(SupervisedTemplate):
         self.annealing = annealing
         self.budget = budget
         self.logit_mean, self.logit_std = logit_mean, logit_std
+        self.initial = initial or {}
         self.growth = growth
         self.schedule = schedule
         self.patience = patience
@@ -147,7 +175,10 @@ class DSN(SupervisedTemplate):
         self.seed = seed
         self.transfers: list[TransferOutcome] = []
         self.forward_transfers: list[ForwardOutcome] = []
-        self.cache = cache
+        self.cache, self.cache_bytes = cache, cache_bytes
+        self.precision, self.channels_last = precision, channels_last
+        if compile:
+            model.compile_training()
         self._options = {k: v for k, v in optimizer.param_groups[0].items() if k != "params"}
         self._eval_samples: dict[tuple[int, str, int], tuple[Tensor, Tensor]] = {}
 
@@ -166,7 +197,10 @@ class DSN(SupervisedTemplate):
             logit_std=self.logit_std,
         )
         self.model.to(self.device)
+        if self.channels_last:
+            self.model.to(memory_format=torch.channels_last)
         self.protected = ProtectedWeights(self.model)
+        start_task(self.model, self.protected, **self.initial)
         self.make_optimizer()
 
     def make_optimizer(self, **_kwargs: Any) -> None:
@@ -228,7 +262,7 @@ class DSN(SupervisedTemplate):
             if self._stop_training:
                 self._stop_training = False
                 break
-            self._first_bad = torch.full((), -1, device=self.device)
+            self._losses: list[Tensor] = []
             self.training_epoch(**kwargs)
             self._refuse_bad_loss(task)
             self._after_training_epoch(**kwargs)
@@ -259,7 +293,7 @@ class DSN(SupervisedTemplate):
 
     def forward(self) -> Tensor:
         """Logits of the experience's task; all equal for a task that has not been learnt."""
-        task = self._task_of(self.experience)
+        task = self.model.tasks[-1] if self.is_training else self._task_of(self.experience)
         if self.is_training and not isinstance(self.dataloader, TensorLoader):
             self._refuse_other_tasks(task, self.mb_task_id.unique().tolist())
         if task not in self.model.tasks:
@@ -267,7 +301,15 @@ class DSN(SupervisedTemplate):
             return torch.zeros(len(self.mb_x), classes, device=self.device)
         if self.is_training:
             self.model.anneal(self._progress(), self.s_max)
-        return self.model(self.mb_x, task)
+        return self._logits(self.mb_x, task)
+
+    def _logits(self, x: Tensor, task: int) -> Tensor:
+        if self.channels_last and x.dim() == 4:
+            x = x.contiguous(memory_format=torch.channels_last)
+        if self.precision == "float32":
+            return self.model(x, task)
+        with torch.autocast(self.device.type, dtype=torch.bfloat16):
+            return self.model(x, task).float()
 
     def _progress(self) -> float:
         """How far annealing is, 0 to 1: within the epoch, or within all epochs with soft gates.
@@ -286,8 +328,7 @@ class DSN(SupervisedTemplate):
         if not self.is_training:
             return loss
         loss = loss + self.sparsity * sparsity(self.model, self.model.tasks[-1])
-        bad = ~torch.isfinite(loss.detach()) & (self._first_bad < 0)
-        self._first_bad = torch.where(bad, self.clock.train_epoch_iterations, self._first_bad)
+        self._losses.append(loss.detach())
         return loss
 
     def optimizer_step(self) -> None:
@@ -297,9 +338,10 @@ class DSN(SupervisedTemplate):
         self.model.clamp_logits()
 
     def _refuse_bad_loss(self, task: int) -> None:
-        iteration = int(self._first_bad)
-        if iteration < 0:
+        bad = (~torch.isfinite(torch.stack(self._losses or [torch.zeros(())]))).nonzero()
+        if not len(bad):
             return
+        iteration = int(bad[0])
         for _, layer in self.model.layer_modules():
             for parameter in layer.parameters():  # 0 * nan is nan: earlier tasks must not feel it
                 parameter.data.nan_to_num_(0.0, 0.0, 0.0)
@@ -343,18 +385,33 @@ class DSN(SupervisedTemplate):
         return (self.model if model is None else model).to(self.device)
 
     def make_train_dataloader(self, **kwargs: Any) -> None:
-        """Batches of the experience's samples, from tensors if ``cache``, else Avalanche's own loader."""
-        if not self.cache:
-            super().make_train_dataloader(**kwargs)
+        """Batches of the experience's samples, from tensors or by workers; see ``cache``."""
+        if self._streams():
+            self.dataloader = self._stream(self.train_mb_size, shuffle=True, **kwargs)
             return
         x, y = (t.to(self.device) for t in read_samples(self.adapted_dataset))
         task = self._task_of(self.experience)
         self.dataloader = TensorLoader(x, y, task, batch_size=self.train_mb_size, shuffle=True)
 
+    def _streams(self) -> bool:
+        return not self.cache or sample_bytes(self.adapted_dataset) > self.cache_bytes
+
+    def _stream(self, batch_size: int, *, shuffle: bool, **kwargs: Any) -> StreamLoader:
+        workers = kwargs.get("num_workers", 0)
+        options = {"pin_memory": self.device.type == "cuda"} | ({"prefetch_factor": 4} if workers else {})
+        return StreamLoader(
+            self.adapted_dataset,
+            self._task_of(self.experience),
+            batch_size=batch_size,
+            shuffle=shuffle,
+            workers=workers,
+            **options,
+        )
+
     def make_eval_dataloader(self, **kwargs: Any) -> None:
         """The same for evaluation; each experience is read once in the strategy's life."""
-        if not self.cache:
-            super().make_eval_dataloader(**kwargs)
+        if self._streams():
+            self.dataloader = self._stream(self.eval_mb_size, shuffle=False, **kwargs)
             return
         stream = self.experience.origin_stream
         key = (id(stream.benchmark), stream.name, self.experience.current_experience)
@@ -383,7 +440,7 @@ class DSN(SupervisedTemplate):
         """Share of x [n, ...] that ``task`` gives the class y [n], with the committed bits, in [0, 1]."""
         with evaluating(self.model):
             right = [
-                self.model(part.to(self.device), task).argmax(1).eq(target.to(self.device)).sum()
+                self._logits(part.to(self.device), task).argmax(1).eq(target.to(self.device)).sum()
                 for part, target in zip(x.split(self.eval_mb_size), y.split(self.eval_mb_size), strict=True)
             ]
         return float(torch.stack(right).sum()) / len(y)

@@ -27,7 +27,7 @@ def test_gradient_is_hats(logit: float, scale: float, s_max: float) -> None:
         scale * torch.sigmoid(scale * e) * torch.sigmoid(-scale * e)
     )  # of sigma(s e), without cancellation
     factor = s_max / scale * (torch.cosh((scale * e).clamp(-50, 50)) + 1) / (torch.cosh(e) + 1)
-    assert torch.allclose(fast.grad, slope * factor, rtol=1e-9, atol=1e-300)
+    assert torch.allclose(fast.grad, slope * factor, rtol=1e-9, atol=1e-280)  # sigma(-s e) underflows
 
 
 @given(st.lists(st.floats(-6, 6), min_size=2, max_size=40, unique=True), st.integers(1, 40))
