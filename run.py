@@ -44,7 +44,9 @@ def make_parser() -> argparse.ArgumentParser:
     run.add_argument(
         "--out", type=Path, metavar="DIR", help="new or empty folder; default: results/<config>-seed<N>"
     )
-    run.add_argument("--verbose", action="store_true", help="also print the loss of every epoch")
+    run.add_argument(
+        "--verbose", action="store_true", help="also print each epoch's loss, each task's topology"
+    )
     lab = commands.add_parser(
         "transfer-lab", help="measure backward transfer beside its controls and an oracle, over seeds"
     )
@@ -88,6 +90,23 @@ def make_parser() -> argparse.ArgumentParser:
     ablation.add_argument(
         "--out", type=Path, metavar="DIR", help="new or empty folder; default: results/<config>-ablation"
     )
+    variants = commands.add_parser(
+        "settings-ablation", help="what any settings are worth: ACC of variants, paired by seed"
+    )
+    variants.set_defaults(do=run_settings)
+    _add_config(variants)
+    variants.add_argument("--seeds", default="0,1,2,3,4", metavar="N,N,...", help="default: 0,1,2,3,4")
+    variants.add_argument(
+        "--vary",
+        action="append",
+        required=True,
+        metavar="'KEY=VALUE ...'",
+        help="a variant: settings parted by spaces; may be repeated",
+    )
+    variants.add_argument(
+        "--out", type=Path, metavar="DIR", help="new or empty folder; default: results/<config>-settings"
+    )
+    _add_topology(commands)
     _add_compare(commands)
     report = commands.add_parser("report", help="a page, tables and figures of a run or a comparison")
     report.set_defaults(do=run_report)
@@ -100,6 +119,31 @@ def make_parser() -> argparse.ArgumentParser:
         "--published", type=Path, metavar="FILE", help="published numbers; default: configs/published.yaml"
     )
     return parser
+
+
+def _add_topology(commands: Any) -> None:
+    command = commands.add_parser(
+        "topology", help="masks chosen before training: accuracy beside effective nodes and paths"
+    )
+    command.set_defaults(do=run_topology)
+    _add_config(command)
+    command.add_argument("--densities", default="0.1,0.03,0.01", metavar="D,D,...", help="0.1,0.03,0.01")
+    command.add_argument(
+        "--pruners",
+        default="random,regular,narrow,synflow,npb,snip,magnitude",
+        metavar="NAME,NAME,...",
+        help="default: random,regular,narrow,synflow,npb,snip,magnitude",
+    )
+    command.add_argument("--seeds", default="0,1,2,3,4", metavar="N,N,...", help="default: 0,1,2,3,4")
+    command.add_argument("--task", type=int, default=0, metavar="N", help="of the stream; default: 0")
+    command.add_argument(
+        "--rescale", action="store_true", help="start from weights scaled to each neuron's active fan-in"
+    )
+    command.add_argument("--alpha", type=float, default=0.01, metavar="A", help="of npb, nodes; 0.01")
+    command.add_argument("--beta", type=float, default=1.0, metavar="B", help="of npb, kernels; 1")
+    command.add_argument(
+        "--out", type=Path, metavar="DIR", help="new or empty folder; default: results/<config>-topology"
+    )
 
 
 def _add_compare(commands: Any) -> None:
@@ -213,6 +257,48 @@ def run_ablation(options: argparse.Namespace, command: list[str]) -> None:
 
     variants = load_variants(options.config, [*options.overrides, *_device(options)], options.vary)
     ablation(variants, seeds, options.out, name=options.config.stem, command=_shown(command))
+
+
+def run_settings(options: argparse.Namespace, command: list[str]) -> None:
+    """``run.py settings-ablation``."""
+    from dsn.experiment.seeds import parse_seeds
+
+    seeds = parse_seeds(options.seeds)
+
+    from dsn.experiment.quiet import importing_avalanche
+
+    with importing_avalanche():
+        from dsn.experiment.settings_ablation import load_settings, settings_ablation
+
+    variants = load_settings(options.config, [*options.overrides, *_device(options)], options.vary)
+    settings_ablation(variants, seeds, options.out, name=options.config.stem, command=_shown(command))
+
+
+def run_topology(options: argparse.Namespace, command: list[str]) -> None:
+    """``run.py topology``."""
+    from dsn.experiment.config import load
+    from dsn.experiment.seeds import parse_seeds
+
+    seeds = parse_seeds(options.seeds)
+    config = load(options.config, [*options.overrides, *_device(options)])
+
+    from dsn.experiment.quiet import importing_avalanche
+
+    with importing_avalanche():
+        from dsn.experiment.topology_lab import parse_densities, parse_pruners, topology_lab
+
+    topology_lab(
+        config,
+        parse_pruners(options.pruners),
+        parse_densities(options.densities),
+        seeds,
+        options.out,
+        task=options.task,
+        rescale=options.rescale,
+        npb={"alpha": options.alpha, "beta": options.beta},
+        name=options.config.stem,
+        command=_shown(command),
+    )
 
 
 def run_compare(options: argparse.Namespace, command: list[str]) -> None:

@@ -89,6 +89,9 @@ class TrainConfig(Block):
     optimizer: any class of torch.optim in lower case; ``optimizer_args``: its other arguments
     patience: stop after so many epochs without a better validation accuracy; null: never
     restore_best: end with the state of the best validation accuracy
+    precision: bfloat16 runs passes under torch's autocast; weights stay float32 (strategy dsn)
+    channels_last: memory format of convolutions (dsn)
+    compile: training passes through torch.compile (dsn)
     """
 
     epochs: Positive = 10
@@ -103,6 +106,9 @@ class TrainConfig(Block):
     schedule: Literal["constant", "cosine", "plateau"] = "constant"
     patience: Positive | None = None
     restore_best: bool = False
+    precision: Literal["float32", "bfloat16"] = "float32"
+    channels_last: bool = False
+    compile: bool = False
 
     @field_validator("optimizer")
     @classmethod
@@ -125,6 +131,22 @@ class TrainConfig(Block):
         return self
 
 
+class InitialConfig(Block):
+    """Neurons that a task starts with, ``dsn.masking.initial``; training may still change the choice.
+
+    choice: all leaves it to the gate logits; widths: the same share of each layer; regular: as many neurons
+        in each; npb: widths that balance nodes and paths; all three cost at most the edges of ``widths``
+    share: of a layer's neurons
+    reuse: share of them that are used ones, as far as there are any
+    he: draw plastic weights between them anew, scaled by the active fan-in
+    """
+
+    choice: Literal["all", "widths", "regular", "npb"] = "all"
+    share: Share = 0.5
+    reuse: Annotated[float, Field(ge=0, le=1)] = 0.5
+    he: bool = False
+
+
 class SelectionConfig(Block):
     """How neurons are selected.
 
@@ -134,6 +156,7 @@ class SelectionConfig(Block):
     logit_mean, logit_std: gate logits start from N(mean, std)
     budget: a task selects at most this share of a layer's neurons; for all layers, or {layer path: share}
     growth: neurons added to a layer that runs out of free ones; 0: none
+    initial: neurons that a task starts with
     """
 
     sparsity: Annotated[float, Field(ge=0)] = 0.75
@@ -143,6 +166,7 @@ class SelectionConfig(Block):
     logit_std: Annotated[float, Field(ge=0)] = 1.0
     budget: Share | dict[str, Share] | None = None
     growth: NonNegative = 0
+    initial: InitialConfig = InitialConfig()
 
 
 class ReplayConfig(Block):

@@ -9,6 +9,7 @@ from safetensors.torch import save as serialize
 
 from dsn.errors import InputError
 from dsn.evaluation.capacity import jaccard, mask_bytes, neurons, similarity
+from dsn.evaluation.topology_tasks import task_topologies
 from dsn.masking import MaskedModel
 
 from .build import PixelRange, build_model
@@ -21,7 +22,7 @@ MODEL = "model.safetensors"
 
 def task_uses(model: MaskedModel) -> list[TaskUse]:
     """What each committed task uses of the network."""
-    alike, shared = similarity(model), jaccard(model)
+    alike, shared, topologies = similarity(model), jaccard(model), task_topologies(model)
     return [
         TaskUse(
             task=task,
@@ -29,6 +30,7 @@ def task_uses(model: MaskedModel) -> list[TaskUse]:
             mask_bytes=mask_bytes(model, task),
             similarity=alike[row].tolist(),
             jaccard={layer: overlap[row].tolist() for layer, overlap in shared.items()},
+            topology=None if topologies is None else topologies[task],
         )
         for row, (task, layers) in enumerate(neurons(model).items())
     ]

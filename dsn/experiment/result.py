@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from dsn.errors import InputError
 from dsn.evaluation.capacity import Neurons
 from dsn.evaluation.metrics import Matrix, as_matrix
+from dsn.evaluation.topology_tasks import TaskTopology
 
 from .problems import describe
 
@@ -48,6 +49,8 @@ class TaskUse(Part):
     """to each task, in order: cosine of the masks a layer, geometric mean over the layers"""
     jaccard: dict[str, list[float]]
     """by layer path: shared over used neurons, with each task in order"""
+    topology: TaskTopology | None = None
+    """None in older files, and where branches of the backbone meet in a product"""
 
 
 class Transfer(Part):

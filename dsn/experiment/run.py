@@ -22,6 +22,7 @@ from .folder import output_folder
 from .machine import environment, seed_everything, set_up
 from .result import Forward, Memory, Metrics, Result, TaskTime, Timings, Transfer, matrix_as_lists
 from .terminal import TaskProgress, make_console, show_result, show_transfers
+from .topology_lines import TopologyLines
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ def run(
         out: the folder to write, new or empty; by default a fresh ``results/<name>-seed<seed>``.
         name: see ``out``.
         console: where progress and tables go; by default standard output.
-        verbose: also show the loss of every epoch.
+        verbose: also show the loss of every epoch and the topology of every task.
 
     Sets torch's seeds, number of threads and deterministic kernels for the whole process.
 
@@ -122,6 +123,7 @@ def learn(config: Config, benchmark: Any, device: torch.device, console: Console
         )
         transfers = getattr(strategy, "transfers", [])
         forwards = getattr(strategy, "forward_transfers", [])
+        show_topology = TopologyLines(console, strategy.model, verbose)
         if config.evaluation.random:
             strategy.eval(benchmark.test_stream)
         ahead = 1 if config.evaluation.random else 0  # forward transfer looks at the next task too
@@ -133,6 +135,7 @@ def learn(config: Config, benchmark: Any, device: torch.device, console: Console
                 strategy.eval(benchmark.test_stream[: task + 1 + ahead])
             times.append(TaskTime(train=trained - started, evaluate=time.perf_counter() - trained))
             show_transfers(console, forwards[read:], transfers[known:])
+            show_topology()
     matrix = np.where(np.tri(tasks) == 1, metrics.matrix[-1], np.nan) if at_once else metrics.matrix
     model = strategy.model if isinstance(strategy.model, MaskedModel) else None
     return Learnt(

@@ -1,0 +1,66 @@
+"""The node-path picture of the paper: each pruner by effective nodes and paths, a panel a density."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .pictures import FREE, WIDEST, grid_of_axes
+from .topology_result import DENSE, PrunerRow, TopologyResult
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+PANEL = 4.0  # inches
+
+
+def draw_topology(result: TopologyResult, path: Path) -> None:
+    """A PNG: log10 of the paths against effective nodes, accuracy as colour and in figures.
+
+    A network without a path stands at the left edge, with an open marker.
+    """
+    levels = list(dict.fromkeys(row.density for row in result.rows if row.pruner != DENSE))
+    columns = min(len(levels), int(WIDEST / PANEL))
+    lines = -(-len(levels) // columns)
+    figure, grid = grid_of_axes(
+        lines, columns, width=max(5.5, PANEL * columns + 0.8), height=3.6 * lines + 0.4
+    )
+    image: Any = None
+    for density, axes in zip(levels, grid, strict=False):
+        rows = [row for row in result.rows if row.density == density and row.pruner != DENSE]
+        image = _draw_density(axes, density, rows)
+    for axes in grid[len(levels) :]:
+        axes.set_visible(False)
+    for axes in grid[::columns]:
+        axes.set_ylabel("effective nodes", fontsize=9)
+    for axes in grid[max(0, len(levels) - columns) : len(levels)]:
+        axes.set_xlabel("paths, log10", fontsize=9)
+    bar = figure.colorbar(image, ax=grid, fraction=0.03, pad=0.02)
+    bar.set_label("accuracy within the density: lowest to highest", fontsize=8)
+    bar.set_ticks([])
+    figure.savefig(path)
+
+
+def _draw_density(axes: "Axes", density: float, rows: list[PrunerRow]) -> Any:
+    known = [row.log10_paths.mean for row in rows if row.log10_paths is not None]
+    edge = min(known, default=0.0) - 0.08 * max(max(known, default=1.0) - min(known, default=0.0), 1.0)
+    x = [edge if row.log10_paths is None else row.log10_paths.mean for row in rows]
+    y = [row.effective_nodes.mean for row in rows]
+    accuracy = [row.accuracy.mean for row in rows]
+    low, high = min(accuracy), max(accuracy)
+    shade = [(value - low) / (high - low) if high > low else 1.0 for value in accuracy]
+    image = axes.scatter(x, y, c=shade, cmap="cividis", vmin=0, vmax=1, s=46, zorder=3)
+    scale = max(max(y) - min(y), 1.0), max(max(x) - min(x), 1e-9)
+    for i, (left, height, row) in enumerate(zip(x, y, rows, strict=True)):
+        if row.log10_paths is None:
+            axes.plot(left, height, "o", markersize=11, fillstyle="none", color="black")
+        label = f"{row.pruner} {100 * row.accuracy.mean:.1f}"
+        near = sum(
+            abs(height - y[k]) < 0.04 * scale[0] and abs(left - x[k]) < 0.1 * scale[1] for k in range(i)
+        )
+        axes.annotate(label, (left, height), (5, 4 - 9 * near), textcoords="offset points", fontsize=7)
+    axes.set_title(f"{density:.2%} of the weights", loc="left", fontsize=10)
+    axes.margins(x=0.25, y=0.15)
+    axes.grid(color=FREE)
+    axes.set_axisbelow(True)
+    axes.tick_params(length=2, labelsize=8)
+    axes.spines[["top", "right"]].set_visible(False)
+    return image

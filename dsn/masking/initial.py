@@ -1,0 +1,165 @@
+"""Where a new task starts: how many neurons of each layer its gates are open for, and which.
+
+By default a task starts with gate logits of any sign, and what remains is learnt. Here it starts from widths
+chosen beforehand (Pham et al., NeurIPS 2023, carried over from weights to neurons), split into neurons of
+earlier tasks and fresh ones; training may still change the choice. All choices of widths cost at most the
+edges that the share ``share`` of every layer would.
+
+Shapes: n neurons a layer; logits [n]; weight [n, d, ...].
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from ..errors import InputError
+from .protection import ProtectedWeights
+from .wiring import live_inputs
+
+if TYPE_CHECKING:
+    from .model import MaskedModel
+
+Widths = dict[str, int]
+Fans = Mapping[str, float]
+LEAST_LOGIT = 0.01  # a logit of 0 would be neither open nor closed
+NODES = 0.01  # what nodes weigh against paths, alpha: the default of Node-Path Balancing
+
+
+def same_share(sizes: Widths, fans: Fans, share: float) -> Widths:
+    """The same share of each layer, at least one neuron."""
+    return {path: max(1, round(share * n)) for path, n in sizes.items()}
+
+
+def same_degree(sizes: Widths, fans: Fans, share: float) -> Widths:
+    """The same number of neurons in each layer, so that all have equal degrees, as far as layers are wide."""
+    limit, best = edges(same_share(sizes, fans, share), fans), dict.fromkeys(sizes, 1)
+    for width in range(1, max(sizes.values()) + 1):
+        widths = {path: min(width, n) for path, n in sizes.items()}
+        if edges(widths, fans) > limit:
+            break
+        best = widths
+    return best
+
+
+def nodes_and_paths(sizes: Widths, fans: Fans, share: float) -> Widths:
+    """Neuron after neuron where alpha * nodes + (1 - alpha) * log paths grows most an edge.
+
+    Dense layers in a chain have prod w_l paths, so a neuron more in layer l adds log((w_l + 1) / w_l); both
+    terms are relative to what the whole network has.
+    """
+    limit, widths = edges(same_share(sizes, fans, share), fans), dict.fromkeys(sizes, 1)
+    all_nodes, all_paths = sum(sizes.values()), max(sum(map(math.log, sizes.values())), 1.0)
+    cost = edges(widths, fans)
+    while True:
+        best: tuple[float, str, float] | None = None
+        for path, width in widths.items():
+            more = edges(widths | {path: width + 1}, fans)
+            if width < sizes[path] and more <= limit:
+                gain = NODES / all_nodes + (1 - NODES) * math.log((width + 1) / width) / all_paths
+                worth = gain / max(more - cost, 1e-9)
+                if best is None or worth > best[0]:
+                    best = (worth, path, more)
+        if best is None:
+            return widths
+        widths[best[1]] += 1
+        cost = best[2]
+
+
+WIDTHS: dict[str, Callable[[Widths, Fans, float], Widths]] = {
+    "widths": same_share,
+    "regular": same_degree,
+    "npb": nodes_and_paths,
+}
+"""By the name of ``choice``; "all" chooses none."""
+
+
+def start_task(
+    model: MaskedModel,
+    protected: ProtectedWeights,
+    *,
+    choice: str = "all",
+    share: float = 0.5,
+    reuse: float = 0.5,
+    he: bool = False,
+) -> None:
+    """Open the gates of the task being learnt for chosen neurons, close the others, scale plastic weights.
+
+    Args:
+        protected: what earlier tasks need; it stays as it is, to the last bit.
+        choice: "all" leaves the gate logits as they are; otherwise widths by a name in :data:`WIDTHS`.
+        share: of a layer's neurons, in (0, 1]; it sets the edges that all choices spend.
+        reuse: share of the chosen neurons that are used ones, in [0, 1], as far as there are any.
+        he: draw the weights between the chosen neurons that are not protected anew, from N(0, 2 / active fan
+            in) (He et al. 2015): their inputs are fewer than the layer was made for.
+
+    Raises:
+        InputError: an unknown choice, or shares out of their range.
+    """
+    if choice not in ("all", *WIDTHS):
+        raise InputError(f"initial choice is '{choice}': choose one of all, {', '.join(WIDTHS)}")
+    if not (0 < share <= 1 and 0 <= reuse <= 1):
+        raise InputError(f"initial share is {share}, reuse {reuse}: give shares in (0, 1] and [0, 1]")
+    chosen = {path: torch.ones(n, dtype=torch.bool) for path, n in model.layers.items()}
+    if choice != "all":
+        widths, used = WIDTHS[choice](model.layers, fans_of(model), share), model.used()
+        chosen = {path: split(used[path].cpu(), width, reuse) for path, width in widths.items()}
+        _open(model, chosen)
+    if he:
+        _rescale(model, protected, chosen)
+
+
+def fans_of(model: MaskedModel) -> dict[str, float]:
+    """Weights of one neuron for each neuron of the layer before it, by path; layers count as a chain."""
+    before, fans = 1, {}
+    for path, layer in model.layer_modules():
+        fans[path] = layer.weight[0].numel() / before
+        before = layer.weight.shape[0]
+    return fans
+
+
+def edges(widths: Widths, fans: Fans) -> float:
+    """Weights between that many neurons a layer."""
+    before, total = 1, 0.0
+    for path, width in widths.items():
+        total += before * fans[path] * width
+        before = width
+    return total
+
+
+def split(used: Tensor, width: int, reuse: float) -> Tensor:
+    """Bool [n]: ``width`` random neurons, the share ``reuse`` of them from ``used``, as far as there are."""
+    most = int(used.sum())
+    reused = min(round(reuse * width), most)
+    reused = max(reused, width - (len(used) - most))  # the others must be free ones
+    order = torch.rand(len(used))
+    chosen = torch.zeros_like(used)
+    for group, count in ((used, reused), (~used, width - reused)):
+        chosen[torch.where(group, order, -1.0).topk(count).indices] = True
+    return chosen
+
+
+@torch.no_grad()
+def _open(model: MaskedModel, chosen: Mapping[str, Tensor]) -> None:
+    for path, gate in model.gates_by_path.items():
+        assert gate.logits is not None
+        size = gate.logits.abs().clamp(min=LEAST_LOGIT)
+        gate.logits.copy_(torch.where(chosen[path].to(size.device), size, -size))
+
+
+@torch.no_grad()
+def _rescale(model: MaskedModel, protected: ProtectedWeights, chosen: Mapping[str, Tensor]) -> None:
+    inputs, _ = live_inputs(model, chosen)
+    with protected:
+        for path, layer in model.layer_modules():
+            live, weight = inputs[path], layer.weight
+            fan_in = int(live.sum()) * weight[0, 0].numel()
+            block = (chosen[path].to(live.device)[:, None] & live).view(
+                *weight.shape[:2], *[1] * (weight.dim() - 2)
+            )
+            fresh = torch.randn(weight.shape).to(weight) * math.sqrt(2 / max(fan_in, 1))
+            weight.copy_(torch.where(block, fresh, weight))

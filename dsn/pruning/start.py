@@ -1,0 +1,24 @@
+"""The weights a pruned network starts from."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from .layers import weights_of
+
+
+@torch.no_grad()
+def apply_masks(network: nn.Module, masks: Mapping[str, Tensor], *, rescale: bool = False) -> None:
+    """Set the weights outside ``masks`` to 0, in place.
+
+    ``rescale``: multiply the others by sqrt(fan in / active fan in) of their neuron, so that the variance is
+    that of He et al. (2015) for the inputs it still has.
+    """
+    for path, weight in weights_of(network).items():
+        mask = masks[path].to(weight.device)
+        weight.mul_(mask)
+        if rescale:
+            active = mask.flatten(1).sum(1).clamp(min=1).to(weight.dtype)
+            factor = (mask[0].numel() / active).sqrt()
+            weight.mul_(factor.view(-1, *[1] * (weight.dim() - 1)))
