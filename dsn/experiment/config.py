@@ -138,7 +138,8 @@ class InitialConfig(Block):
         in each; npb: widths that balance nodes and paths; all three cost at most the edges of ``widths``
     share: of a layer's neurons
     reuse: share of them that are used ones, as far as there are any
-    he: draw plastic weights between them anew, scaled by the active fan-in
+    he: draw plastic weights between them anew, scaled by the active fan-in; far larger than torch's own
+        initial weights, so it may need a smaller train.lr
     """
 
     choice: Literal["all", "widths", "regular", "npb"] = "all"

@@ -18,8 +18,9 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
+from .layers import neuron_dim
 from .protection import ProtectedWeights
-from .wiring import live_inputs
+from .wiring import live_inputs, send
 
 if TYPE_CHECKING:
     from .model import MaskedModel
@@ -94,8 +95,9 @@ def start_task(
         choice: "all" leaves the gate logits as they are; otherwise widths by a name in :data:`WIDTHS`.
         share: of a layer's neurons, in (0, 1]; it sets the edges that all choices spend.
         reuse: share of the chosen neurons that are used ones, in [0, 1], as far as there are any.
-        he: draw the weights between the chosen neurons that are not protected anew, from N(0, 2 / active fan
-            in) (He et al. 2015): their inputs are fewer than the layer was made for.
+        he: draw the weights between the chosen neurons that are not protected anew, at the scale of He et al.
+            (2015) for the active fan-in: their inputs are fewer than the layer was made for. Where nothing is
+            reused that is N(0, 2 / active fan-in); what protected weights give already is taken off.
 
     Raises:
         InputError: an unknown choice, or shares out of their range.
@@ -153,13 +155,41 @@ def _open(model: MaskedModel, chosen: Mapping[str, Tensor]) -> None:
 
 @torch.no_grad()
 def _rescale(model: MaskedModel, protected: ProtectedWeights, chosen: Mapping[str, Tensor]) -> None:
-    inputs, _ = live_inputs(model, chosen)
+    """Draw plastic weights so that each chosen neuron's weights sum up to what He et al. prescribe.
+
+    w_ji ~ N(0, (2 - a_j) / sum of c_i over plastic i), a_j = sum of w_ji^2 c_i over protected i, not below 0.
+    Input i counts as c_i inputs: 1 where it comes from outside, from a norm or from a neuron scaled here, and
+    a_i / 2 where protected weights alone make more than that. Reused neurons have learnt to be loud: counted
+    as 1 each, they would double the signal with every layer and task, until steps of the usual size diverge.
+    """
+    live, _ = live_inputs(model, chosen)
+    used = model.used()
+    fixed, _ = live_inputs(model, used)
+    counts = {path: mask.to(model.device, model.dtype) for path, mask in chosen.items()}
+    one_each = _sums_arriving(model, counts)
     with protected:
         for path, layer in model.layer_modules():
-            live, weight = inputs[path], layer.weight
-            fan_in = int(live.sum()) * weight[0, 0].numel()
-            block = (chosen[path].to(live.device)[:, None] & live).view(
-                *weight.shape[:2], *[1] * (weight.dim() - 2)
-            )
-            fresh = torch.randn(weight.shape).to(weight) * math.sqrt(2 / max(fan_in, 1))
-            weight.copy_(torch.where(block, fresh, weight))
+            weight, opened = layer.weight, chosen[path].to(model.device)
+            block = opened[:, None] & live[path]
+            frozen = used[path][:, None] & fixed[path]
+            share = _sums_arriving(model, counts)[path] / one_each[path]
+            arriving = live[path] * torch.where(one_each[path] > 0, share, 1.0)
+            kernels = weight.view(*weight.shape[:2], -1)  # [n, d, taps]
+            given = (kernels.square().sum(2) * (block & frozen)) @ arriving
+            drawn = kernels.shape[2] * ((block & ~frozen) * arriving).sum(1)
+            scale = ((2 - given).clamp(min=0) / drawn.clamp(min=torch.finfo(drawn.dtype).tiny)).sqrt()
+            fresh = torch.randn(kernels.shape).to(weight) * scale[:, None, None]
+            weight.copy_(torch.where((block & ~frozen)[..., None], fresh, kernels).view_as(weight))
+            if model.norm_of[path] is None:
+                counts[path] = torch.where(drawn > 0, given.clamp(min=2), given) / 2 * opened
+
+
+def _sums_arriving(model: MaskedModel, counts: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """at the inputs of each layer, [d]: branches that meet add theirs up."""
+    x = torch.ones(model.input_shape, device=model.device, dtype=model.dtype)
+    return {
+        path: torch.stack(
+            [t.movedim(neuron_dim(model.layer(path)), 0).flatten(1).sum(1) for t in arrived]
+        ).sum(0)
+        for path, arrived in send(model, counts, x).layers.items()
+    }

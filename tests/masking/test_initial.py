@@ -5,9 +5,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dsn import ProtectedWeights
+from dsn import ProtectedWeights, backbones, mask_neurons
 from dsn.errors import InputError
 from dsn.masking.initial import WIDTHS, edges, fans_of, same_share, split, start_task
+from dsn.masking.wiring import live_inputs
 from tests.nets import NETS, learn, logits, make, same
 
 pytestmark = pytest.mark.filterwarnings("ignore:task .* no free neuron")
@@ -75,21 +76,66 @@ def test_the_split_takes_the_share_from_used_neurons_as_far_as_there_are(n, data
     assert reused == max(min(round(reuse * width), int(used.sum())), width - free)
 
 
-def test_plastic_weights_of_chosen_neurons_get_the_scale_of_their_active_fan_in():
+def wide_model():
     torch.manual_seed(0)
-    from dsn import backbones, mask_neurons
+    return mask_neurons(backbones.mlp(40, (300, 300)), example_input=torch.zeros(1, 40))
 
-    model = mask_neurons(backbones.mlp(40, (300, 300)), example_input=torch.zeros(1, 40))
+
+def test_plastic_weights_of_chosen_neurons_get_the_scale_of_their_active_fan_in():
+    model = wide_model()
+    model.add_task(2)
+    old = model.layer("3").weight.detach().clone()
+    start_task(model, ProtectedWeights(model), choice="widths", share=0.4, he=True)
+    chosen = {path: gate.selection() for path, gate in model.gates_by_path.items()}
+    weight, block = model.layer("3").weight.detach(), chosen["3"][:, None] & chosen["1"]
+    assert torch.equal(weight[~block], old[~block])
+    assert float(weight[block].std()) == pytest.approx((2 / 120) ** 0.5, rel=0.05)
+    assert float(model.layer("1").weight.detach()[chosen["1"]].std()) == pytest.approx(
+        (2 / 40) ** 0.5, rel=0.05
+    )
+
+
+@pytest.mark.parametrize("loud", [1.0, 8.0])
+def test_neurons_keep_the_scale_of_their_signal_however_loud_the_reused_ones_are(loud):
+    model = wide_model()
     learn(model, torch.randn(12, 40), 0)
-    old, used = model.layer("3").weight.detach().clone(), model.used()
+    used = model.used()
+    protected = used["3"][:, None] & used["1"]
+    with torch.no_grad():
+        model.layer("1").weight[used["1"]] *= loud
+        model.layer("3").weight[protected] *= loud
+    old = model.layer("3").weight.detach().clone()
     model.add_task(2)
     start_task(model, ProtectedWeights(model), choice="widths", share=0.4, he=True)
     chosen = {path: gate.selection() for path, gate in model.gates_by_path.items()}
     weight = model.layer("3").weight.detach()
-    block = chosen["3"][:, None] & chosen["1"]
-    protected = used["3"][:, None] & used["1"]
-    assert torch.equal(weight[protected | ~block], old[protected | ~block])
-    assert float(weight[block & ~protected].std()) == pytest.approx((2 / 120) ** 0.5, rel=0.05)
+    assert torch.equal(weight[protected], old[protected])
+    with torch.no_grad():
+        h = torch.relu(torch.randn(4000, 40) @ model.layer("1").weight.T)[:, chosen["1"]]
+        z = h @ weight[:, chosen["1"]].T  # [samples, n]
+    fresh, reused = chosen["3"] & ~used["3"], chosen["3"] & used["3"]
+    assert float(z[:, fresh].square().mean()) == pytest.approx(
+        2, rel=0.15
+    )  # He: what comes in, doubled by ReLU
+    alone = (h * used["1"][chosen["1"]]) @ weight[:, chosen["1"]].T
+    if loud > 1:  # they have no room left, so they compute what they have learnt, and nothing beside
+        assert torch.equal(z[:, reused], alone[:, reused])
+    else:
+        assert float(z[:, reused].square().mean()) == pytest.approx(2, rel=0.5)
+
+
+@pytest.mark.parametrize("net", NETS)
+def test_without_earlier_tasks_the_scale_is_that_of_he_in_every_net(net):
+    """Counts are sent through the net: sums, tanh and pooling on their way must not matter."""
+    model, _ = make(net)
+    model.add_task(3)
+    start_task(model, ProtectedWeights(model), choice="widths", share=0.7, he=True)
+    chosen = {path: gate.selection() for path, gate in model.gates_by_path.items()}
+    live, _ = live_inputs(model, chosen)
+    for path, layer in model.layer_modules():
+        drawn = layer.weight.detach()[chosen[path]][:, live[path]]
+        fan_in, count = drawn[0].numel(), drawn.numel()
+        assert float(drawn.square().mean()) * fan_in == pytest.approx(2, abs=12 / count**0.5), path
 
 
 def test_bad_settings_are_refused():
