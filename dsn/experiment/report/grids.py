@@ -137,6 +137,12 @@ def where_sentence(where: str) -> str:
     return f" Shown:{where.replace(' of', '', 1)}." if where else ""
 
 
+def task_ticks(axes: "Axes", tasks: int) -> None:
+    """Task numbers under bars of which each stands for a task."""
+    axes.set_xticks(range(0, tasks, _step(tasks)))
+    axes.set_xlim(-0.6, tasks - 0.4)
+
+
 def _layer(axes: "Axes", layer: str, tasks: list[TaskUse]) -> None:
     counts = [task.neurons[layer] for task in tasks]
     parts = {
@@ -150,8 +156,7 @@ def _layer(axes: "Axes", layer: str, tasks: list[TaskUse]) -> None:
         axes.bar(range(len(counts)), heights, bottom=base, width=0.84, color=colour, label=name, linewidth=0)
         base += heights
     axes.set_title(f"layer {shortened(layer)}")
-    axes.set_xticks(range(0, len(counts), _step(len(counts))))
-    axes.set_xlim(-0.6, len(counts) - 0.4)
+    task_ticks(axes, len(counts))
     axes.set_ylim(0, max(n.total for n in counts))
     axes.set_yticks([0, counts[-1].total])
     axes.spines["left"].set_visible(False)

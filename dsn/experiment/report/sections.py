@@ -28,6 +28,7 @@ from .tables import (
     tuning_table,
 )
 from .texts import Fact, run_facts, run_summary, stream_summary
+from .topology import room_warnings, topology
 
 MOST_ROWS = 30
 
@@ -149,6 +150,11 @@ def _report(
             overlap(r, named(f"overlap-{_slug(name)}"), _where(stream, name, r)) for name, r in masked
             if len(r.tasks) > 1
         ])  # fmt: skip
+        topologies: list[Block | None] = []
+        for name, r in masked:
+            figure = topology(r, named(f"topology-{_slug(name)}"), _where(stream, name, r))
+            topologies += [figure, room_warnings(r)]
+        add("topology", "Topology of masks", topologies)
         add("transfers", "Backward transfer attempts", _transfers(stream, named("transfers-table")))
         add("impressions", "Impressions", _pictures(stream, images, named("impressions-of")))
     if run is None:

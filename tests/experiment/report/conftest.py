@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from dsn.evaluation import Neurons, all_metrics
+from dsn.evaluation.topology_tasks import TaskTopology
 from dsn.experiment.comparison import (
     Comparison,
     RunEntry,
@@ -59,7 +60,18 @@ def _use(task, tasks):
         mask_bytes=6,
         similarity=row,
         jaccard={"features.0": row, "classifier_1": row},
+        topology=_topology(task),
     )
+
+
+def _topology(task):
+    return TaskTopology(
+        effective_nodes=20, effective_kernels=60, effective_parameters=60, log10_paths=2.0,
+        frozen_paths=0.0625 * task, free_paths=1 - 0.125 * task,
+        plastic_edges={"features.0": 30 - task, "classifier_1": 25, "the task's head": 10},
+        narrowest_layer="classifier_1", narrowest_neurons=9 - task, collapsed=[],
+        saturated=["classifier_1"] if task == 2 else [],
+    )  # fmt: skip
 
 
 def _transfer(k):

@@ -90,6 +90,21 @@ def test_reasons_of_transfers_are_text_not_markup(run):
     assert "reason <1> & more" in "".join(tree(run).itertext())
 
 
+@pytest.mark.parametrize("which, where", [("run", ""), ("comparison", " of dsn, seed 0")])
+def test_the_topology_of_every_subnetwork_is_drawn_and_told(which, where, request):
+    page = tree(request.getfixturevalue(which))
+    told = [figure.get("aria-label") for figure in page.findall(f".//{XHTML}figure")]
+    [topology] = [text for text in told if text.startswith("Topology")]
+    assert topology == (
+        f"Topology of 4 subnetworks{where}. Plastic edges: 65 for the first task, 62 for the last. Of the "
+        "last task's paths 18.75% are frozen throughout and 62.50% free throughout. Narrowest is layer "
+        "classifier_1 of task 3 with 6 neurons. At the end 67.44% of the neurons are free."
+    )
+    text = "".join(page.itertext())
+    assert "Task 2: saturated in 'classifier_1', where no free neuron is left" in text
+    assert "Task 1: saturated" not in text
+
+
 def test_names_of_two_streams_do_not_collide(comparison_folder):
     folder = comparison_folder(("a b", "a-b"), masks=False)
     report(folder, impressions=0)

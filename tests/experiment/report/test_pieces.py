@@ -19,6 +19,7 @@ from dsn.experiment.report.palette import DARK, SERIES, series_of
 from dsn.experiment.report.published import Protocol, differences, load_published
 from dsn.experiment.report.source import Run, StreamRuns
 from dsn.experiment.report.table import Column, Table, words
+from dsn.experiment.report.topology import room_warnings, topology
 from dsn.experiment.result import TaskUse
 
 ROOT = Path(__file__).parents[3]
@@ -158,3 +159,11 @@ def test_protocols_that_differ_are_told_apart():
     assert (
         differences(paper, here) == "tasks: 10, here 20; heads: one for all, here one a task; a reproduction"
     )
+
+
+def test_results_without_topology_have_no_figure_and_no_warning_of_it(make_result):
+    result = make_result()
+    assert topology(result, "key") is not None and room_warnings(result)
+    without = [use.model_copy(update={"topology": None}) for use in result.tasks]
+    older = result.model_copy(update={"tasks": without})
+    assert topology(older, "key") is None and room_warnings(older) == ""
