@@ -55,6 +55,9 @@ CLAIMS: dict[str, list[Claim]] = {
         Claim("FLOPs ratio over speed-up, small CNN", "<= 1.5", r"small_cnn:.*over speed-up (.+)"),
         Claim("the same, ResNet-18", "<= 1.5", r"resnet18:.*over speed-up (.+)"),
     ],
+    "topology": [
+        Claim("topology of all subnetworks over the whole run, quickstart", "< 0.01", r"^ratio: (.+)"),
+    ],
     "impressions": [
         Claim("1,000 impressions, AlexNet: the reference's CPU time over ours", ">= 50", r"^ratio: (.+)"),
         Claim("their agreement", ">= 0.99", r"agreement: ([0-9.]+)"),

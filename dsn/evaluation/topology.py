@@ -177,10 +177,7 @@ def count_paths(wiring: Wiring, taps: Mapping[str, Taps]) -> Flow:
         else:
             felt = taps[stage[0]].backward(backward[stage])
         for link in wiring.links[stage]:
-            back = backward[link.source]
-            backward[link.source] = torch.logaddexp(
-                back, _gather(felt, link.columns, link.neurons, len(back))
-            )
+            _add(backward[link.source], felt[link.columns], link.neurons, link.distinct_neurons)
     return Flow(forward, backward, inputs)
 
 
@@ -188,8 +185,7 @@ def arriving(wiring: Wiring, stage: Stage, forward: Mapping[Stage, Tensor]) -> T
     """log P [d] of the inputs of ``stage``, given log P [n] of the neurons before it."""
     total = torch.full((wiring.inputs[stage],), -torch.inf, dtype=torch.float64)
     for link in wiring.links[stage]:
-        arrived = _gather(forward[link.source], link.neurons, link.columns, len(total))
-        total = torch.logaddexp(total, arrived)
+        _add(total, forward[link.source][link.neurons], link.columns, link.distinct_columns)
     return total
 
 
@@ -226,11 +222,12 @@ def _log_matmul(taps: Tensor, logs: Tensor) -> Tensor:
     return (taps.log() + logs).logsumexp(1)
 
 
-def _gather(logs: Tensor, source: Tensor, target: Tensor, size: int) -> Tensor:
-    """log of the sum [size] of what goes to each place: number ``source[i]`` goes to ``target[i]``."""
-    moved = logs[source]
-    top = torch.full((size,), -torch.inf, dtype=torch.float64).scatter_reduce(0, target, moved, "amax")
+def _add(total: Tensor, moved: Tensor, target: Tensor, distinct: bool) -> None:
+    """Add in place, in logarithms: ``moved[i]`` goes to ``total[target[i]]``; ``distinct``: no two meet."""
+    if distinct:
+        total[target] = torch.logaddexp(total[target], moved)
+        return
+    top = torch.full_like(total, -torch.inf).scatter_reduce(0, target, moved, "amax")
     safe = top.nan_to_num(neginf=0.0)
-    return (
-        torch.zeros(size, dtype=torch.float64).index_add(0, target, (moved - safe[target]).exp()).log() + safe
-    )
+    added = torch.zeros_like(total).index_add(0, target, (moved - safe[target]).exp()).log() + safe
+    total.copy_(torch.logaddexp(total, added))

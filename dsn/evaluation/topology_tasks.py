@@ -49,10 +49,24 @@ class TaskTopology:
 
 
 _WIRINGS: WeakKeyDictionary[MaskedModel, tuple[dict[str, int], Wiring]] = WeakKeyDictionary()
+_MEASURED: WeakKeyDictionary[MaskedModel, dict[int, tuple[bytes, TaskTopology]]] = WeakKeyDictionary()
 
 
 def task_topology(model: MaskedModel, task: int) -> TaskTopology:
-    """The topology of the committed ``task``. Raises InputError where branches meet in a product."""
+    """The topology of the committed ``task``. Raises InputError where branches meet in a product.
+
+    It is measured anew only where its mask, or one committed before it, has changed: a run asks for it when
+    the task is learnt and at the end.
+    """
+    rows = model.committed.index(task) + 1
+    bits = b"".join(gate.masks[:rows].cpu().numpy().tobytes() for gate in model.gates_by_path.values())
+    measured = _MEASURED.setdefault(model, {})
+    if task not in measured or measured[task][0] != bits:
+        measured[task] = (bits, _measured(model, task))
+    return measured[task][1]
+
+
+def _measured(model: MaskedModel, task: int) -> TaskTopology:
     bits = model.masks(task)
     wiring = with_head(_wiring(model), cast(nn.Linear, model.heads[str(task)]).out_features)
     masks, used = _wide(model, bits), _wide(model, model.used(before=task))

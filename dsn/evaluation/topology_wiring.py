@@ -13,6 +13,7 @@ of a Linear's weight, input channels of a Conv) or outputs of the network; a lin
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -34,6 +35,16 @@ class Link:
     source: Stage
     neurons: Tensor
     columns: Tensor
+
+    @cached_property
+    def distinct_neurons(self) -> bool:
+        """Whether each neuron arrives at one input alone."""
+        return len(self.neurons.unique()) == len(self.neurons)
+
+    @cached_property
+    def distinct_columns(self) -> bool:
+        """Whether no two neurons meet in an input."""
+        return len(self.columns.unique()) == len(self.columns)
 
 
 @dataclass(frozen=True)

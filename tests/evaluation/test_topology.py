@@ -1,5 +1,6 @@
 """Path counting against hand-made oracles and against enumerating every path of small random networks."""
 
+import copy
 import math
 from itertools import pairwise
 
@@ -286,6 +287,19 @@ def test_collapsed_and_saturated_layers_are_named_and_growth_changes_no_earlier_
     assert [found[k].saturated for k in range(3)] == [[], ["1", "3"], []]
     grow(model, by=5)
     assert task_topologies(model) == found
+
+
+def test_a_mask_that_has_changed_is_measured_anew():
+    model = mask_neurons(backbones.mlp(in_features=3, widths=(4, 3)), example_input=torch.zeros(1, 3))
+    commit(model, {"1": [1, 1, 0, 0], "3": [1, 0, 0]})
+    commit(model, {"1": [0, 1, 1, 0], "3": [1, 1, 0]})
+    before = task_topologies(model)
+    assert task_topology(model, 0) is before[0]
+    model.gates_by_path["1"].replace(0, torch.tensor([True, True, True, False]))
+    after = task_topologies(model)
+    assert after == task_topologies(copy.deepcopy(model))
+    assert after[0].effective_nodes == before[0].effective_nodes + 1
+    assert after[1].frozen_paths > before[1].frozen_paths  # task 0 uses more of it now
 
 
 def commit(model, masks):
