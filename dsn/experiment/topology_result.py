@@ -67,6 +67,8 @@ class Principle(Part):
     nodes: float | None
     paths: float | None
     """a network without any path has the fewest"""
+    both: float | None
+    """the mean of a pruner's ranks in nodes and in paths"""
     parameters: float | None
     """effective ones"""
 
@@ -126,18 +128,20 @@ def _row(density: float, pruner: str, runs: list[PrunedRun], baseline: list[Prun
 
 def _principle(density: float, rows: list[PrunerRow]) -> Principle:
     accuracy = [row.accuracy.mean for row in rows]
+    nodes = [row.effective_nodes.mean for row in rows]
+    paths = [-1.0 if row.log10_paths is None else row.log10_paths.mean for row in rows]
 
-    def correlation(value: Callable[[PrunerRow], float]) -> float | None:
-        values = [value(row) for row in rows]
+    def correlation(values: Sequence[float]) -> float | None:
         if len(rows) < 3 or np.ptp(values) == 0 or np.ptp(accuracy) == 0:
             return None
         return float(stats.spearmanr(values, accuracy).statistic)
 
     return Principle(
         density=density,
-        nodes=correlation(lambda row: row.effective_nodes.mean),
-        paths=correlation(lambda row: -1.0 if row.log10_paths is None else row.log10_paths.mean),
-        parameters=correlation(lambda row: row.effective_parameters.mean),
+        nodes=correlation(nodes),
+        paths=correlation(paths),
+        both=correlation(stats.rankdata(nodes) + stats.rankdata(paths)),
+        parameters=correlation([row.effective_parameters.mean for row in rows]),
     )
 
 
@@ -157,14 +161,16 @@ def table(result: TopologyResult) -> list[tuple[str, ...]]:
 
 def sentences(result: TopologyResult) -> list[str]:
     """What stands below the table: the sizes, and whether nodes or paths go with accuracy."""
-    start = "their fan-in's own He scale" if result.rescaled else "the dense network's initial weights"
+    start = "the dense network's initial weights"
+    start += ", scaled to each neuron's active fan-in" if result.rescaled else ""
     seeds, stream = ", ".join(map(str, result.seeds)), result.config["stream"]["name"]
     lines = [
         f"Task {result.task} of {stream}; the dense network has {result.nodes} nodes and {result.parameters} "
         f"weights; seeds {seeds}; every mask starts from {start}."
     ]
     for at in result.principle:
-        parts = {"nodes": at.nodes, "paths": at.paths, "effective weights": at.parameters}
+        parts = {"nodes": at.nodes, "paths": at.paths, "ranks in both": at.both}
+        parts["effective weights"] = at.parameters
         known = [f"{name} {value:+.2f}" for name, value in parts.items() if value is not None]
         if known:
             lines.append(

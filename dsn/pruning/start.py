@@ -12,8 +12,8 @@ from .layers import weights_of
 def apply_masks(network: nn.Module, masks: Mapping[str, Tensor], *, rescale: bool = False) -> None:
     """Set the weights outside ``masks`` to 0, in place.
 
-    ``rescale``: multiply the others by sqrt(fan in / active fan in) of their neuron, so that the variance is
-    that of He et al. (2015) for the inputs it still has.
+    ``rescale``: multiply the others by sqrt(fan in / active fan in) of their neuron. All initialisations in
+    use have variances in proportion to 1 / fan in (He et al. 2015); so has this, for the inputs still there.
     """
     for path, weight in weights_of(network).items():
         mask = masks[path].to(weight.device)

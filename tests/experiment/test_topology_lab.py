@@ -123,18 +123,19 @@ def test_masked_weights_stay_zero_and_the_others_learn(config, rescale):
         assert (weight != started[path]).any()
 
 
-def test_a_network_without_paths_has_no_mean_of_them():
-    def one(seed, pruner, paths, accuracy):
-        counts = {
-            "live_parameters": 5,
-            "effective_parameters": 4,
-            "effective_kernels": 4,
-            "effective_nodes": 9,
-        }
-        lost = [] if paths is not None else ["a"]
-        values = {"seed": seed, "pruner": pruner, "density": 0.1, "accuracy": accuracy, "log10_paths": paths}
-        return PrunedRun(**values, **counts, collapsed=lost, seconds=1.0)
+def one(seed, pruner, paths, accuracy, nodes=9):
+    counts = {
+        "live_parameters": 5,
+        "effective_parameters": 4,
+        "effective_kernels": 4,
+        "effective_nodes": nodes,
+    }
+    lost = [] if paths is not None else ["a"]
+    values = {"seed": seed, "pruner": pruner, "density": 0.1, "accuracy": accuracy, "log10_paths": paths}
+    return PrunedRun(**values, **counts, collapsed=lost, seconds=1.0)
 
+
+def test_a_network_without_paths_has_no_mean_of_them():
     runs = [
         one(0, "random", 2.0, 0.5),
         one(1, "random", None, 0.1),
@@ -146,6 +147,18 @@ def test_a_network_without_paths_has_no_mean_of_them():
     assert rows[1].log10_paths is None and rows[1].collapsed == 1 and rows[0].collapsed == 0
     assert rows[0].above_random.mean == pytest.approx(0.325) and rows[1].above_random is None
     assert principle[0].paths is None  # two pruners are too few
+
+
+def test_the_principle_is_told_apart_from_its_halves():
+    found = {"a": (40, 1.0, 0.2), "b": (30, 4.0, 0.8), "c": (25, 3.0, 0.7), "d": (10, 3.5, 0.3)}
+    runs = [one(0, name, paths, accuracy, nodes) for name, (nodes, paths, accuracy) in found.items()]
+    [at] = summarise(runs)[1]
+    assert at.nodes == pytest.approx(-0.2)  # ranks 4 3 2 1 beside 1 4 3 2 of accuracy
+    assert at.paths == pytest.approx(0.8)  # ranks 1 4 2 3
+    assert at.both == pytest.approx(0.1**0.5)  # sums 5 7 4 4
+    opposed = [one(0, name, 5.0 - k, 0.1 * k, 10 * k) for k, name in enumerate("abcd")]
+    [at] = summarise(opposed)[1]
+    assert (at.nodes, at.paths, at.both) == (pytest.approx(1), pytest.approx(-1), None)
 
 
 def test_a_run_tells_the_topology_of_its_tasks_and_warns_by_name(config, tmp_path, capsys):
