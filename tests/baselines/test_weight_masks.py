@@ -9,10 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from dsn import backbones
 from dsn.baselines.network import TaskNetwork
 from dsn.baselines.subnetworks import PackNetNetwork, unchanged
 from dsn.baselines.weight_masks import WeightMaskedNetwork, how_many, top_k
 from dsn.errors import InputError
+from dsn.evaluation.topology import topology
 
 from .setups import ADAMW, CONV, TASKS, Trained, config
 
@@ -159,3 +161,19 @@ def test_a_single_sample_of_a_task_uses_its_running_statistics_and_leaves_them()
     assert all(torch.equal(a, b) for a, b in zip(before, model.task_buffers(1), strict=True))
     assert model.norms()[0].of(0).num_batches_tracked == 1
     assert model.norms()[0].of(1).training
+
+
+@pytest.mark.parametrize(
+    "make, shape",
+    [(lambda: backbones.mlp(48, (30, 20)), (48,)), (lambda: backbones.resnet18(3, 8, 4), (3, 8, 8))],
+)
+def test_the_topology_of_a_weight_mask_is_counted_weight_by_weight(make, shape):
+    torch.manual_seed(0)
+    model = WeightMaskedNetwork(make(), torch.Size(shape), density=0.05)
+    model.add_task(2, 0)
+    model.end_task(0)
+    masks = {path: model.mask(0, path) for path in model.layers}
+    found = topology(model.backbone, masks, (1, *shape))
+    kept = sum(how_many(0.05, layer.weight.numel()) for layer in model.layers.values())
+    assert found.live_parameters == kept > found.effective_parameters > 0
+    assert found.log10_paths is not None and found.effective_nodes < found.nodes
