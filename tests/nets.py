@@ -51,10 +51,17 @@ def make(net: str, bias: bool = True) -> tuple[MaskedModel, Tensor]:
 
 
 def learn(
-    model: MaskedModel, x: Tensor, task: int, optimizer: str = "sgd", *, protect: bool = True, steps: int = 4
+    model: MaskedModel,
+    x: Tensor,
+    task: int,
+    optimizer: str = "sgd",
+    *,
+    protect: bool = True,
+    steps: int = 4,
+    planned_tasks: int | None = None,
 ) -> None:
     """Train ``task`` on random labels as the README's plain loop does, and commit it."""
-    model.add_task(3, task)
+    model.add_task(3, task, planned_tasks=planned_tasks)
     model.train()
     step = OPTIMIZERS[optimizer]([p for p in model.parameters() if p.requires_grad])
     protected = ProtectedWeights(model)

@@ -56,7 +56,7 @@ def build_strategy(
 ) -> Any:
     """A fresh strategy of the config's name, for a stream of ``tasks`` tasks: a DSN or a baseline."""
     if config.strategy == "dsn":
-        return build_dsn(config, sample_shape, device, evaluator, pixel_range=pixel_range)
+        return build_dsn(config, sample_shape, device, evaluator, tasks=tasks, pixel_range=pixel_range)
     options = getattr(config.baselines, config.strategy).model_dump()
     lr = options.pop("lr")
     setting = Setting(
@@ -75,9 +75,10 @@ def build_dsn(
     device: torch.device,
     evaluator: Any,
     *,
+    tasks: int,
     pixel_range: PixelRange | None = None,
 ) -> DSN:
-    """A fresh masked model and DSN on it."""
+    """A fresh masked model and DSN on it, for a stream of ``tasks`` tasks."""
     train, selection, transfer = config.train, config.selection, config.transfer
     model = build_model(config, sample_shape)
     return DSN(
@@ -95,6 +96,7 @@ def build_dsn(
         logit_mean=selection.logit_mean,
         logit_std=selection.logit_std,
         budget=selection.budget,
+        planned_tasks=tasks if selection.planned_tasks == "stream" else selection.planned_tasks,
         growth=selection.growth,
         initial=selection.initial.model_dump(),
         transfer_tasks=transfer.tasks if can_transfer(config) else 0,

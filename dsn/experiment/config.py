@@ -156,6 +156,8 @@ class SelectionConfig(Block):
     annealing: the scale goes from 1/s_max to s_max within each epoch, or once over the task
     logit_mean, logit_std: gate logits start from N(mean, std)
     budget: a task selects at most this share of a layer's neurons; for all layers, or {layer path: share}
+    planned_tasks: how many tasks shall share the network's edges evenly, which limits the fresh neurons of
+        each; it starts with them and all used ones; stream: as many as the stream has; null: no plan
     growth: neurons added to a layer that runs out of free ones; 0: none
     initial: neurons that a task starts with
     """
@@ -166,6 +168,7 @@ class SelectionConfig(Block):
     logit_mean: float = 0.0
     logit_std: Annotated[float, Field(ge=0)] = 1.0
     budget: Share | dict[str, Share] | None = None
+    planned_tasks: Positive | Literal["stream"] | None = None
     growth: NonNegative = 0
     initial: InitialConfig = InitialConfig()
 

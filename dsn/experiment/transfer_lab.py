@@ -161,7 +161,14 @@ def learn_base(config: Config, console: Console) -> Base:
     train, valid, test = {}, {}, {}
     with make_progress(config, benchmark, console, evaluated=False) as progress:
         observer = evaluator(TransferMetrics(), [progress])
-        strategy = build_dsn(off, shape, device, observer, pixel_range=benchmark.pixel_range)
+        strategy = build_dsn(
+            off,
+            shape,
+            device,
+            observer,
+            tasks=len(benchmark.train_stream),
+            pixel_range=benchmark.pixel_range,
+        )
         for index, experience in enumerate(benchmark.train_stream):
             judged_by = validation(benchmark, index)
             strategy.train(experience, eval_streams=judged_by)

@@ -52,12 +52,16 @@ def annealed_sigmoid(logits: Tensor, scale: float, s_max: float) -> Tensor:
     return _AnnealedSigmoid.apply(logits, scale, s_max)[0]
 
 
-def within_budget(logits: Tensor, budget: int | None) -> Tensor:
-    """Logits [n] lowered as a whole until at most ``budget`` of them are positive."""
+def within_budget(logits: Tensor, budget: int | None, among: Tensor | None = None) -> Tensor:
+    """Logits [n] lowered as a whole until at most ``budget`` of them are positive.
+
+    ``among``: 1 for those that are counted and lowered, 0 for the others [n]; by default all are.
+    """
     if budget is None or budget >= logits.numel():
         return logits
-    first_left_out = logits.detach().topk(budget + 1).values[-1]
-    return logits - first_left_out.clamp(min=0)
+    counted = logits.detach() if among is None else torch.where(among > 0, logits.detach(), -torch.inf)
+    lower = counted.topk(budget + 1).values[-1].clamp(min=0)
+    return logits - (lower if among is None else lower * among)
 
 
 class Gate(nn.Module):
@@ -79,6 +83,7 @@ class Gate(nn.Module):
         self.neuron_dim = neuron_dim
         self.logits: nn.Parameter | None = None
         self.budget: int | None = None
+        self.fresh: int | None = None
         self.register_buffer("masks", torch.zeros(0, -(-n // 8), dtype=torch.uint8))
         self.register_buffer("commit_widths", torch.zeros(0, dtype=torch.long))
         self.widths: list[int] = []  # n when each mask was committed (a layer may grow later), on the host
@@ -111,13 +116,20 @@ class Gate(nn.Module):
         shape[self.neuron_dim] = values.numel()
         return values.view(shape).to(output.dtype)
 
-    def open(self, mean: float, std: float, budget: int | None) -> None:
-        """Begin a task: fresh logits [n] drawn from N(mean, std)."""
+    def open(self, mean: float, std: float, budget: int | None, fresh: int | None) -> None:
+        """Begin a task: fresh logits [n] drawn from N(mean, std).
+
+        With ``fresh``, at most so many free neurons are selected; the task starts with them and with every
+        used one.
+        """
         device = self.masks.device
         self.logits = nn.Parameter((torch.randn(self.n) * std + mean).to(device))
-        self.budget = budget
+        self.budget, self.fresh = budget, fresh
         self._priced = None
         self._count_free()
+        if fresh is not None:
+            with torch.no_grad():
+                self.logits.abs_()
 
     def _count_free(self) -> None:
         self.free = 1.0 - self.used().float()
@@ -141,7 +153,13 @@ class Gate(nn.Module):
     def effective_logits(self) -> Tensor:
         """Logits [n] of the task being learnt, after its budget: positive ones are selected."""
         assert self.logits is not None
-        return within_budget(self.logits, self.budget)
+        return within_budget(within_budget(self.logits, self.fresh, self.free), self.budget)
+
+    def may_open(self) -> Tensor:
+        """Bool [n]: what the task being learnt may select; under a plan, what it starts with."""
+        if self.fresh is None:
+            return torch.ones(self.n, dtype=torch.bool, device=self.masks.device)
+        return self.effective_logits().detach() > 0
 
     @torch.no_grad()
     def selection(self) -> Tensor:
@@ -158,7 +176,7 @@ class Gate(nn.Module):
         self.widths.append(self.n)
         self.commit_widths = torch.tensor(self.widths, device=self.masks.device)
         self.logits = None
-        self.budget = None
+        self.budget = self.fresh = None
 
     @torch.no_grad()
     def replace(self, row: int, mask: Tensor) -> None:

@@ -106,7 +106,7 @@ def start_task(
         raise InputError(f"initial choice is '{choice}': choose one of all, {', '.join(WIDTHS)}")
     if not (0 < share <= 1 and 0 <= reuse <= 1):
         raise InputError(f"initial share is {share}, reuse {reuse}: give shares in (0, 1] and [0, 1]")
-    chosen = {path: torch.ones(n, dtype=torch.bool) for path, n in model.layers.items()}
+    chosen = {path: gate.may_open() for path, gate in model.gates_by_path.items()}
     if choice != "all":
         widths, used = WIDTHS[choice](model.layers, fans_of(model), share), model.used()
         chosen = {path: split(used[path].cpu(), width, reuse) for path, width in widths.items()}
@@ -124,9 +124,9 @@ def fans_of(model: MaskedModel) -> dict[str, float]:
     return fans
 
 
-def edges(widths: Widths, fans: Fans) -> float:
+def edges(widths: Mapping[str, float], fans: Fans) -> float:
     """Weights between that many neurons a layer."""
-    before, total = 1, 0.0
+    before, total = 1.0, 0.0
     for path, width in widths.items():
         total += before * fans[path] * width
         before = width

@@ -18,6 +18,7 @@ from .gates import LOGIT_LIMIT, Gate
 from .growth import adopt_widths, narrow_parameters
 from .layers import CONVS, MASKABLE, Maskable, evaluating, find_sites, neuron_dim, neurons
 from .norms import NORMS, TaskNorm
+from .plan import fresh_neurons
 from .records import Lateral, TaskRecord
 from .subnetwork import subnetwork
 from .wiring import refuse_leaks
@@ -160,6 +161,7 @@ class MaskedModel(nn.Module):
         task: int | None = None,
         *,
         budget: float | Mapping[str, float] | None = None,
+        planned_tasks: int | None = None,
         logit_mean: float = 0.0,
         logit_std: float = 1.0,
     ) -> int:
@@ -169,12 +171,15 @@ class MaskedModel(nn.Module):
             num_classes: outputs of its head.
             task: its number; by default the next one.
             budget: at most this share of a layer's neurons is selected, for all layers or by layer path.
+            planned_tasks: how many tasks shall share the network's edges evenly (``plan.py``): limits the
+                fresh neurons of each. None: no limit.
             logit_mean, logit_std: the gate logits start from N(mean, std).
 
         Returns: the task's number. Warns, naming the layer, where no neuron is free any more.
 
         Raises:
-            InputError: a task already there, one not yet committed, fewer than one class, a bad budget.
+            InputError: a task already there, one not yet committed, fewer than one class, a bad
+                budget or plan.
         """
         task = (max(self.tasks) + 1 if self.tasks else 0) if task is None else int(task)
         if task in self.tasks:
@@ -186,9 +191,10 @@ class MaskedModel(nn.Module):
         if num_classes < 1:
             raise InputError(f"task {task} has {num_classes} classes: a head needs at least 1")
         limits = self._limits(budget)
+        fresh = {} if planned_tasks is None else fresh_neurons(self, planned_tasks)
         self._warn_if_full(task)
         for path, gate in self.gates_by_path.items():
-            gate.open(logit_mean, logit_std, limits[path])
+            gate.open(logit_mean, logit_std, limits[path], fresh.get(path))
         for norm in self.norms():
             norm.add_task(task)
         self.heads[str(task)] = nn.Linear(

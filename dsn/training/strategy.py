@@ -56,6 +56,7 @@ class DSN(IterationHooks, SupervisedTemplate):
         sparsity: eta, the price of the free neurons (METHOD.md, section 1).
         s_max: largest annealing scale.
         budget: at most this share of a layer's neurons is selected, for all layers or by layer path.
+        planned_tasks: how many tasks shall share the network's edges evenly; None: no plan.
         logit_mean, logit_std: gate logits start from N(mean, std).
         initial: arguments of ``dsn.masking.initial.start_task``: neurons that a task starts with.
         growth: neurons added to a layer that has no free one when a task begins; 0 switches growth off.
@@ -105,6 +106,7 @@ class DSN(IterationHooks, SupervisedTemplate):
         s_max: float = 400.0,
         annealing: str = "epoch",
         budget: float | Mapping[str, float] | None = None,
+        planned_tasks: int | None = None,
         logit_mean: float = 0.0,
         logit_std: float = 1.0,
         initial: Mapping[str, Any] | None = None,
@@ -162,7 +164,7 @@ class DSN(IterationHooks, SupervisedTemplate):
         self.sparsity = sparsity
         self.s_max = s_max
         self.annealing = annealing
-        self.budget = budget
+        self.budget, self.planned_tasks = budget, planned_tasks
         self.logit_mean, self.logit_std = logit_mean, logit_std
         self.initial = initial or {}
         self.growth = growth
@@ -193,6 +195,7 @@ class DSN(IterationHooks, SupervisedTemplate):
             max(self.experience.classes_in_this_experience) + 1,
             task,
             budget=self.budget,
+            planned_tasks=self.planned_tasks,
             logit_mean=self.logit_mean,
             logit_std=self.logit_std,
         )

@@ -1,0 +1,46 @@
+"""How many fresh neurons each of a planned number of tasks may take: equal shares of the network's edges.
+
+A weight learns in one task alone, the first that uses both its ends. Without a plan the first tasks take
+what they like and later ones are left with little, or the price of neurons starves them all. With it, the
+used neurons have at most (t + 1) / T of the network's edges once task t of T is learnt, so each task has as
+many plastic ones, about: in a chain of wide layers the used neurons grow as sqrt((t + 1) / T).
+
+Shapes: widths are neurons a layer, by path.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..errors import InputError
+from .initial import Fans, Widths, edges, fans_of
+
+if TYPE_CHECKING:
+    from .model import MaskedModel
+
+
+def planned_widths(sizes: Widths, fans: Fans, task: int, tasks: int) -> Widths:
+    """The same share c of each layer, so that c * ``sizes`` have (task + 1) / tasks of all edges.
+
+    ``task`` counts from 0; from task ``tasks`` - 1 on it is the whole network.
+    """
+    if task + 1 >= tasks:
+        return dict(sizes)
+    wanted = edges(sizes, fans) * (task + 1) / tasks
+    share, step = 0.0, 0.5
+    while step > 1e-9:  # edges grow with the share: bisection
+        if edges({path: (share + step) * n for path, n in sizes.items()}, fans) <= wanted:
+            share += step
+        step /= 2
+    return {path: max(1, round(share * n)) for path, n in sizes.items()}
+
+
+def fresh_neurons(model: MaskedModel, tasks: int) -> dict[str, int]:
+    """At most how many free neurons of each layer the next task may select, of ``tasks`` planned.
+
+    Raises InputError for fewer than one task.
+    """
+    if tasks < 1:
+        raise InputError(f"planned_tasks is {tasks}: plan for at least 1 task")
+    widths = planned_widths(model.layers, fans_of(model), len(model.committed), tasks)
+    return {path: max(0, widths[path] - int(used.sum())) for path, used in model.used().items()}
