@@ -13,43 +13,6 @@ from torch import Tensor, nn
 from .bits import pack_bits, unpack_bits
 
 LOGIT_LIMIT = 6.0
-COSH_LIMIT = 50.0
-
-
-class _AnnealedSigmoid(torch.autograd.Function):
-    """sigma(s e), whose gradient is compensated for the annealing scale s (HAT, eq. 5; METHOD.md, section 1).
-
-    HAT multiplies the gradient of the logits by
-    s_max/s * (cosh(clamp(s e, +-50)) + 1) / (cosh(e) + 1). With d sigma(x)/dx = 1 / (2 (cosh(x) + 1)), the
-    product of both is s_max / (2 (cosh(e) + 1)) wherever the clamp does not bite: independent of s.
-
-    The values come twice, for the gates and for their price: so both share one slope. Nothing is saved by
-    autograd's own means, so that the two may also go backward one after the other.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, logits: Tensor, scale: float, s_max: float) -> tuple[Tensor, Tensor]:
-        ctx.set_materialize_grads(False)
-        ctx.logits, ctx.version = logits.detach(), logits._version
-        ctx.scale, ctx.s_max = scale, s_max
-        values = torch.sigmoid(scale * logits)
-        return values, values.clone()
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, None, None]:
-        logits: Tensor = ctx.logits
-        if logits._version != ctx.version:
-            raise RuntimeError("gate logits were changed between the forward and the backward pass")
-        # (cosh(clamp(x, +-50)) + 1) / (cosh(x) + 1), without the overflow of cosh
-        beyond = torch.exp(-(ctx.scale * logits.abs() - COSH_LIMIT).clamp(min=0))
-        slope = ctx.s_max * beyond / (2 * (torch.cosh(logits) + 1))
-        gates, price = (None if grad is None else grad * slope for grad in grads)
-        return price if gates is None else gates if price is None else gates + price, None, None
-
-
-def annealed_sigmoid(logits: Tensor, scale: float, s_max: float) -> Tensor:
-    """Soft gates [n] in (0, 1) from gate logits [n] at annealing scale ``scale``; compensated gradient."""
-    return _AnnealedSigmoid.apply(logits, scale, s_max)[0]
 
 
 def within_budget(logits: Tensor, budget: int | None, among: Tensor | None = None) -> Tensor:
@@ -75,7 +38,6 @@ class Gate(nn.Module):
     masks: Tensor
     commit_widths: Tensor
     free: Tensor
-    free_count: Tensor
 
     def __init__(self, n: int, neuron_dim: int) -> None:
         super().__init__()
@@ -88,10 +50,8 @@ class Gate(nn.Module):
         self.register_buffer("commit_widths", torch.zeros(0, dtype=torch.long))
         self.widths: list[int] = []  # n when each mask was committed (a layer may grow later), on the host
         self.register_buffer("free", torch.ones(n), persistent=False)
-        self.register_buffer("free_count", torch.tensor(float(n)), persistent=False)
         self.values: Tensor | None = None
         self.folded = False
-        self._priced: tuple[tuple[int, float, float], Tensor] | None = None  # soft gates of this step
         self._bits: tuple[Tensor, tuple[int, int, torch.dtype], Tensor] | None = None  # what bits() gave last
 
     def gate_output(self, _module: nn.Module, _args: Any, output: Tensor) -> Tensor:
@@ -112,6 +72,8 @@ class Gate(nn.Module):
 
     def as_broadcast(self, values: Tensor, output: Tensor) -> Tensor:
         """``values`` [n] shaped so that they multiply along the neurons of ``output``."""
+        if self.neuron_dim == -1:
+            return values.to(output.dtype)
         shape = [1] * output.dim()
         shape[self.neuron_dim] = values.numel()
         return values.view(shape).to(output.dtype)
@@ -125,7 +87,6 @@ class Gate(nn.Module):
         device = self.masks.device
         self.logits = nn.Parameter((torch.randn(self.n) * std + mean).to(device))
         self.budget, self.fresh = budget, fresh
-        self._priced = None
         self._count_free()
         if fresh is not None:
             with torch.no_grad():
@@ -133,22 +94,6 @@ class Gate(nn.Module):
 
     def _count_free(self) -> None:
         self.free = 1.0 - self.used().float()
-        self.free_count = self.free.sum()
-
-    def soft_values(self, scale: float, s_max: float) -> Tensor:
-        """Soft gates [n] of the task being learnt: sigma(s e)."""
-        assert self.logits is not None
-        values, priced = _AnnealedSigmoid.apply(self.effective_logits(), scale, s_max)
-        self._priced = ((self.logits._version, scale, s_max), priced) if torch.is_grad_enabled() else None
-        return values
-
-    def priced_values(self, scale: float, s_max: float) -> Tensor:
-        """The same for the sparsity term: taken over from the forward pass where there was one, once."""
-        assert self.logits is not None
-        kept, self._priced = self._priced, None
-        if kept is not None and kept[0] == (self.logits._version, scale, s_max):
-            return kept[1]
-        return annealed_sigmoid(self.effective_logits(), scale, s_max)
 
     def effective_logits(self) -> Tensor:
         """Logits [n] of the task being learnt, after its budget: positive ones are selected."""

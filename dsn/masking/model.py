@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from ..errors import InputError
+from .annealing import Prices, priced_gates
 from .gates import LOGIT_LIMIT, Gate
 from .growth import adopt_widths, narrow_parameters
 from .layers import CONVS, MASKABLE, Maskable, evaluating, find_sites, neuron_dim, neurons
@@ -81,6 +82,8 @@ class MaskedModel(nn.Module):
         self._norms = [module for module in backbone.modules() if isinstance(module, TaskNorm)]
         # layers whose gates multiply their weights while training: convolutions that no norm follows
         self._foldable = [site.path for site in sites if isinstance(site.layer, CONVS) and site.norm is None]
+        self._price: tuple[tuple[object, ...], Tensor] | None = None  # of this step's soft gates
+        self._prices: Prices | None = None  # made anew when the free neurons are others
         self._compiled: Any = None
         self._hooks = self._register_hooks()
         try:
@@ -301,6 +304,7 @@ class MaskedModel(nn.Module):
 
     def select(self, task: int | None) -> None:
         """Make the backbone compute as ``task``; None: as the plain backbone, no gates, its own norms."""
+        self._price = None
         learning = task is not None and task == self.learning
         row = None if task is None or learning else self._row(task)
         for gate in self.gates_by_path.values():
@@ -308,12 +312,38 @@ class MaskedModel(nn.Module):
                 gate.values = None
             elif row is not None:
                 gate.values = gate.bits(row, self.dtype)
-            elif self.training:
-                gate.values = gate.soft_values(self.scale, self.s_max)
-            else:
+            elif not self.training:
                 gate.values = gate.selection().to(self.dtype)
+        if learning and self.training and not self.dense:
+            self._open_softly()
         for norm in self.norms():
             norm.task = task
+
+    def _open_softly(self) -> None:
+        """Give every gate its soft values, and keep their price for :meth:`price`."""
+        values, price = self._soft_gates()
+        for gate, value in zip(self._gates.values(), values, strict=True):
+            gate.values = value
+        self._price = (self._price_key(), price) if torch.is_grad_enabled() else None
+
+    def _soft_gates(self) -> tuple[list[Tensor], Tensor]:
+        """Soft gates [n] of each layer for the task being learnt, and their price, a scalar."""
+        gates = self._gates.values()
+        free = [gate.free for gate in gates]
+        if self._prices is None or any(a is not b for a, b in zip(self._prices.free, free, strict=True)):
+            self._prices = Prices(free)
+        return priced_gates([gate.effective_logits() for gate in gates], self._prices, self.scale, self.s_max)
+
+    def _price_key(self) -> tuple[object, ...]:
+        return (self.scale, self.s_max, *((id(logits), logits._version) for logits in self.gate_logits()))
+
+    def price(self) -> Tensor:
+        """Share of the free neurons that the soft gates of the task being learnt take, a scalar.
+
+        Taken over from the forward pass where there was one with the same gates, once.
+        """
+        kept, self._price = self._price, None
+        return kept[1] if kept is not None and kept[0] == self._price_key() else self._soft_gates()[1]
 
     def features(self, x: Tensor, task: int) -> Tensor:
         """What the head of ``task`` reads: [batch, d]."""
@@ -336,7 +366,9 @@ class MaskedModel(nn.Module):
                 self._gates[path].folded = False
 
     def _run(self, weights: dict[str, Tensor], x: Tensor) -> Tensor:
-        return functional_call(self.backbone, weights, (x,)) if weights else self.backbone(x)
+        if not weights:
+            return self.backbone(x)
+        return functional_call(self.backbone, weights, (x,), tie_weights=False)  # find_sites refuses ties
 
     def compile_training(self) -> None:
         """Let ``torch.compile`` speed up training passes.

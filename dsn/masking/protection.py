@@ -54,7 +54,6 @@ class ProtectedWeights:
     def __enter__(self) -> ProtectedWeights:
         return self
 
-    @torch.no_grad()
     def __exit__(self, *_exception: object) -> None:
         for parameter, protected, kept in self._kept:
             weight = parameter.detach()

@@ -59,12 +59,11 @@ class TensorLoader:
         order = torch.randperm(len(self.x)).to(self.x.device) if self.shuffle else None
         for start in range(0, self._end, self.batch_size):
             cut = slice(start, min(start + self.batch_size, self._end))
-            parts = (self.x, self.y, self.task)
             if order is None:
-                yield [part[cut] for part in parts]
+                yield [self.x[cut], self.y[cut], self.task[cut]]
             else:
                 index = order[cut]
-                yield [part.index_select(0, index) for part in parts]
+                yield [self.x.index_select(0, index), self.y.index_select(0, index), self.task[cut]]
 
 
 def sample_bytes(dataset: Any) -> int:

@@ -330,7 +330,7 @@ class DSN(IterationHooks, SupervisedTemplate):
         loss = super().criterion()
         if not self.is_training:
             return loss
-        loss = loss + self.sparsity * sparsity(self.model, self.model.tasks[-1])
+        loss = torch.add(loss, sparsity(self.model, self.model.tasks[-1]), alpha=self.sparsity)
         self._losses.append(loss.detach())
         return loss
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..masking import MaskedModel
-from ..masking.gates import annealed_sigmoid
+from ..masking.annealing import annealed_sigmoid
 from ..masking.layers import evaluating
 from ..masking.wiring import live_inputs
 

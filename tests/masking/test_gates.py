@@ -5,8 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dsn import InputError, mask_neurons, sparsity
+from dsn.masking.annealing import annealed_sigmoid
 from dsn.masking.bits import pack_bits, unpack_bits
-from dsn.masking.gates import annealed_sigmoid, within_budget
+from dsn.masking.gates import within_budget
 from tests.nets import learn, make
 
 
@@ -59,6 +60,43 @@ def test_sparsity_is_the_share_of_free_neurons_taken() -> None:
     for path, gate in model.gates_by_path.items():
         assert (gate.logits.grad[used[path]] == 0).all()  # reuse is free of charge
         assert (gate.logits.grad[~used[path]] > 0).all()
+
+
+@pytest.mark.parametrize("net", ["mlp", "alexnet", "resnet18"])
+def test_gates_and_price_share_one_slope(net: str) -> None:
+    """Both from one forward pass against a twin: the two gradients taken apart and added."""
+    model, x = make(net)
+    learn(model, x, 0)
+    model.add_task(3, 1)
+    model.train().anneal(0.3)
+
+    def gradients(*, gates: bool, price: bool) -> list[torch.Tensor]:
+        torch.manual_seed(0)  # dropout
+        terms = [model(x, 1).square().sum()] if gates else []
+        terms += [0.75 * sparsity(model, 1)] if price else []
+        return list(torch.autograd.grad(sum(terms), model.gate_logits()))
+
+    together = gradients(gates=True, price=True)
+    apart = zip(gradients(gates=True, price=False), gradients(gates=False, price=True), strict=True)
+    assert all(torch.equal(one, a + b) for one, (a, b) in zip(together, apart, strict=True))
+
+
+def test_the_price_is_never_that_of_older_gates() -> None:
+    model, x = make("mlp")
+    model.add_task(3)
+    model.train().anneal(0.5)
+    model(x, 0)
+    with torch.no_grad():
+        for logits in model.gate_logits():
+            logits.fill_(-6.0)
+    assert sparsity(model, 0) < 1e-3
+    model(x, 0)
+    model.anneal(0.0)
+    assert sparsity(model, 0) > 0.4
+    model(x, 0)
+    model.commit(0)
+    model.add_task(3, 1)
+    assert 0.4 < sparsity(model, 1) < 0.6  # fresh logits
 
 
 def test_soft_while_training_bits_otherwise() -> None:
