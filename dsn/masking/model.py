@@ -243,6 +243,7 @@ class MaskedModel(nn.Module):
             raise InputError(f"task {task} is not being learnt: add_task(task={task}) first")
         for gate in self.gates_by_path.values():
             gate.store(torch.ones_like(gate.selection()) if self.dense else gate.selection())
+        self.select(task)  # nothing of the last step's graph lives on: it could not be copied
         if freeze:
             self.freeze(task)
         return self.masks(task)
