@@ -50,7 +50,8 @@ class PixelScale:
         self.std = torch.tensor(std, dtype=torch.float32).view(-1, 1, 1)
 
     def __call__(self, pixels: Tensor) -> Tensor:
-        return pixels.float().div_(self.top).sub_(self.mean).div_(self.std)
+        mean, std = self.mean.to(pixels.device), self.std.to(pixels.device)
+        return pixels.float().div_(self.top).sub_(mean).div_(std)
 
     def range(self) -> tuple[Tensor, Tensor]:
         """The values of the darkest and the brightest pixel, float32 [C] each."""
@@ -106,10 +107,20 @@ class TaskData(Dataset[tuple[Tensor, int]]):
         """The whole task at once: x float32 [n, …], y int64 [n]; equal to its items stacked."""
         return self._x(self.rows), self.labels
 
+    def compact(self) -> tuple[Tensor, Tensor, Callable[[Tensor], Tensor]]:
+        """The same as pixels uint8 [n, C, H, W], y int64 [n], and what makes x of any of these pixels."""
+        return self._pixels(self.rows), self.labels, self._normalised
+
     def _x(self, rows: Tensor) -> Tensor:
+        return self._normalised(self._pixels(rows))
+
+    def _pixels(self, rows: Tensor) -> Tensor:
         pixels = self.pixels[rows]
-        if self.permutation is not None:
-            pixels = pixels.flatten(2)[:, :, self.permutation].view_as(pixels)
+        if self.permutation is None:
+            return pixels
+        return pixels.flatten(2)[:, :, self.permutation].view_as(pixels)
+
+    def _normalised(self, pixels: Tensor) -> Tensor:
         x = self.scale(pixels)
         return x.flatten(1) if self.flatten else x
 

@@ -296,12 +296,10 @@ class MaskedModel(nn.Module):
         self.scale = 1 / s_max + (s_max - 1 / s_max) * progress
         self.s_max = s_max
 
-    @torch.no_grad()
     def clamp_logits(self) -> None:
         """Keep gate logits within +-6 after a step (HAT, section 2.5)."""
-        for gate in self.gates_by_path.values():
-            if gate.logits is not None:
-                gate.logits.clamp_(-LOGIT_LIMIT, LOGIT_LIMIT)
+        for logits in self.gate_logits():
+            logits.detach().clamp_(-LOGIT_LIMIT, LOGIT_LIMIT)
 
     def select(self, task: int | None) -> None:
         """Make the backbone compute as ``task``; None: as the plain backbone, no gates, its own norms."""

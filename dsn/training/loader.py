@@ -3,12 +3,14 @@
 Both give the same samples in the same order for a seed, and draw the same random numbers.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
+
+Finish = Callable[[Tensor], Tensor]
 
 
 def read_samples(dataset: Any) -> tuple[Tensor, Tensor]:
@@ -17,18 +19,39 @@ def read_samples(dataset: Any) -> tuple[Tensor, Tensor]:
     Where Avalanche's wrappers hold one whole data set with a method ``tensors()``, that gives them in one
     go; any other is read item by item, once, so its transforms must not be random.
     """
-    inner = _only_inner(dataset)
+    inner = _only_inner(dataset, "tensors")
     if inner is not None:
         x, y = inner.tensors()
-        if len(x) == len(dataset) and all(torch.equal(dataset[i][0], x[i]) for i in (0, -1 % len(x))):
+        if _same_ends(dataset, x, lambda rows: rows):
             return x, y
     items = [dataset[i] for i in range(len(dataset))]
     return torch.stack([item[0] for item in items]), torch.tensor([int(item[1]) for item in items])
 
 
-def _only_inner(dataset: Any) -> Any:
-    """The data set with ``tensors()`` inside wrappers that hold one data set each, or None."""
-    while not hasattr(dataset, "tensors"):
+def read_compact(dataset: Any) -> tuple[Tensor, Tensor, Finish | None]:
+    """The same in compact memory, e.g. uint8, and what makes x of some rows of it.
+
+    Where the wrapped data set has no method ``compact()``: x itself, y and None.
+    """
+    inner = _only_inner(dataset, "compact")
+    if inner is not None:
+        kept, y, finish = inner.compact()
+        if _same_ends(dataset, kept, finish):
+            return kept, y, finish
+    return *read_samples(dataset), None
+
+
+def _same_ends(dataset: Any, kept: Tensor, finish: Finish) -> bool:
+    """Whether the first and the last item are what ``finish`` makes of ``kept``: no wrapper changed them."""
+    ends = (0, len(dataset) - 1)
+    return len(kept) == len(dataset) and all(
+        torch.equal(dataset[i][0], finish(kept[i : i + 1])[0]) for i in ends
+    )
+
+
+def _only_inner(dataset: Any, method: str) -> Any:
+    """The data set with ``method`` inside wrappers that hold one data set each, or None."""
+    while not hasattr(dataset, method):
         dataset = getattr(dataset, "_flat_data", dataset)
         parts: list[Any] = getattr(dataset, "_datasets", [])
         if len(parts) != 1 or len(parts[0]) != len(dataset):
@@ -40,15 +63,18 @@ def _only_inner(dataset: Any) -> Any:
 class TensorLoader:
     """Batches [x, y, task] of ``x`` [n, ...], ``y`` [n], in a new order each pass if ``shuffle``.
 
-    The last batch is left out where it would hold a single sample in training: batch norm has no variance
-    for it.
+    ``finish`` makes the x of a batch of its rows of ``x``, where these are kept in another form. The last
+    batch is left out where it would hold a single sample in training: batch norm has no variance for it.
     """
 
-    def __init__(self, x: Tensor, y: Tensor, task: int, *, batch_size: int, shuffle: bool) -> None:
+    def __init__(
+        self, x: Tensor, y: Tensor, task: int, *, batch_size: int, shuffle: bool, finish: Finish | None = None
+    ) -> None:
         self.x, self.y = x, y
         self.task = torch.full_like(y, task)
         self.batch_size = batch_size
         self.shuffle = shuffle
+        self._finish = finish
         left_over = len(x) % batch_size
         self._end = len(x) - 1 if shuffle and left_over == 1 and len(x) > 1 else len(x)
 
@@ -59,11 +85,12 @@ class TensorLoader:
         order = torch.randperm(len(self.x)).to(self.x.device) if self.shuffle else None
         for start in range(0, self._end, self.batch_size):
             cut = slice(start, min(start + self.batch_size, self._end))
+            parts = (self.x, self.y, self.task)
             if order is None:
-                yield [self.x[cut], self.y[cut], self.task[cut]]
+                x, y, task = (part[cut] for part in parts)
             else:
-                index = order[cut]
-                yield [self.x.index_select(0, index), self.y.index_select(0, index), self.task[cut]]
+                x, y, task = (part.index_select(0, order[cut]) for part in parts)
+            yield [x if self._finish is None else self._finish(x), y, task]
 
 
 def sample_bytes(dataset: Any) -> int:

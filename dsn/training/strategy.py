@@ -25,7 +25,7 @@ from ..masking.layers import evaluating
 from ..transfer import ACCEPTANCE, MECHANISMS, ForwardOutcome, TransferOutcome
 from .best_state import BestState
 from .hooks import IterationHooks
-from .loader import StreamLoader, TensorLoader, read_samples, sample_bytes
+from .loader import StreamLoader, TensorLoader, read_compact, read_samples, sample_bytes
 from .task_end import end_task
 
 SCHEDULES = ("constant", "cosine", "plateau")
@@ -392,9 +392,15 @@ class DSN(IterationHooks, SupervisedTemplate):
         if self._streams():
             self.dataloader = self._stream(self.train_mb_size, shuffle=True, **kwargs)
             return
-        x, y = (t.to(self.device) for t in read_samples(self.adapted_dataset))
-        task = self._task_of(self.experience)
-        self.dataloader = TensorLoader(x, y, task, batch_size=self.train_mb_size, shuffle=True)
+        x, y, finish = read_compact(self.adapted_dataset)
+        self.dataloader = TensorLoader(
+            x.to(self.device),
+            y.to(self.device),
+            self._task_of(self.experience),
+            batch_size=self.train_mb_size,
+            shuffle=True,
+            finish=finish,
+        )
 
     def _streams(self) -> bool:
         return not self.cache or sample_bytes(self.adapted_dataset) > self.cache_bytes

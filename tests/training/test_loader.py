@@ -5,7 +5,7 @@ import torch
 
 from benchmarks import split_digits
 from dsn import DSN, backbones, mask_neurons
-from dsn.training.loader import StreamLoader, TensorLoader, read_samples
+from dsn.training.loader import StreamLoader, TensorLoader, read_compact, read_samples
 
 
 @pytest.fixture(scope="module")
@@ -19,18 +19,22 @@ def stream():
 def test_same_samples_in_the_same_order(stream, batch_size: int, shuffle: bool, workers: int) -> None:
     dataset = stream.train_stream[1].dataset
     settings = {"batch_size": batch_size, "shuffle": shuffle}
-    fast = TensorLoader(*read_samples(dataset), 1, **settings)
+    kept, y, finish = read_compact(dataset)
+    assert kept.dtype == torch.uint8
+    fast = TensorLoader(kept, y, 1, finish=finish, **settings)
+    whole = TensorLoader(*read_samples(dataset), 1, **settings)
     slow = StreamLoader(dataset, 1, workers=workers, **settings)
-    assert len(fast) == len(slow)
+    assert len(fast) == len(whole) == len(slow)
     batches, states = [], []
-    for loader in (fast, slow):
+    for loader in (fast, whole, slow):
         torch.manual_seed(3)
         batches.append([batch for _ in range(2) for batch in loader])
         states.append(torch.get_rng_state())
     assert len(batches[0]) == 2 * len(fast)
-    for one, other in zip(*batches, strict=True):
-        assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
-    assert torch.equal(*states)
+    for one, *others in zip(*batches, strict=True):
+        for other in others:
+            assert all(torch.equal(a, b) and a.dtype == b.dtype for a, b in zip(one, other, strict=True))
+    assert all(torch.equal(states[0], state) for state in states[1:])
 
 
 @pytest.mark.parametrize("settings", [{"cache": False}, {"cache_bytes": 100}])
