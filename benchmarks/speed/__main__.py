@@ -1,8 +1,8 @@
 """Run the speed scripts and write the table in docs/speed.md: `python -m benchmarks.speed`.
 
-Each script runs ``--runs`` times in a process of its own; the table has the median and all values. With
-``--only`` the other scripts' rows stay as they are. The file is written after each script, to a temporary
-name first.
+Each script runs ``--runs`` times in a process of its own; the table has the median and all values, and below
+it stands what the last run printed. With ``--only`` what the file holds of other scripts stays as it is. The
+file is written after each script, to a temporary name first.
 """
 
 from __future__ import annotations
@@ -46,6 +46,13 @@ CLAIMS: dict[str, list[Claim]] = {
         ),
         Claim("the same, task 100", "a bit a neuron", r"task 100:.* (\d+) bytes of masks"),
     ],
+    "protection": [
+        Claim(
+            "putting protected weights back: the sweep over the fastest way, at its worst",
+            "",
+            r"^ratio: (.+)",
+        )
+    ],
     "start": [
         Claim("`run.py --help`, seconds", "< 1", r"run.py --help: (\S+) s"),
         Claim("`import dsn` without Avalanche, seconds", "< 3", r"import dsn: (\S+) s"),
@@ -75,14 +82,16 @@ def main() -> None:
     parser.add_argument("--only", action="append", choices=list(CLAIMS), help="may be repeated")
     arguments = parser.parse_args()
 
-    rows = read_rows(FILE.read_text(encoding="utf-8")) if FILE.is_file() else {}
+    text = FILE.read_text(encoding="utf-8") if FILE.is_file() else ""
+    rows, printed = read_rows(text), read_printed(text)
     for script in arguments.only or CLAIMS:
         command = ["-m", f"benchmarks.speed.{script}", *ARGUMENTS.get(script, [])]
         shown = "python " + " ".join(command)
         print(f"$ {shown}", flush=True)
         outputs = [output_of(command) for _ in range(arguments.runs)]
         rows[shown] = [row(claim, outputs, shown) for claim in CLAIMS[script]]
-        write(rows)
+        printed[shown] = outputs[-1]
+        write(rows, printed)
     print(f"written to {FILE}")
 
 
@@ -117,8 +126,13 @@ def read_rows(text: str) -> dict[str, list[str]]:
     return rows
 
 
-def write(rows: dict[str, list[str]]) -> None:
-    """The document with these rows, in the order of the claims."""
+def read_printed(text: str) -> dict[str, str]:
+    """What :func:`write` wrote below the table, by command."""
+    return dict(re.findall(r"^```console\n\$ (.+)\n((?:.*\n)*?)```$", text, re.MULTILINE))
+
+
+def write(rows: dict[str, list[str]], printed: dict[str, str]) -> None:
+    """The document with these rows and outputs, in the order of the claims."""
     order = [f"benchmarks.speed.{script}" for script in CLAIMS]
     commands = sorted(rows, key=lambda command: order.index(command.split()[2]))
     lines = [
@@ -130,6 +144,9 @@ def write(rows: dict[str, list[str]]) -> None:
         "| claim | aim | measured | command |",
         "|---|---|---|---|",
         *(line for command in commands for line in rows[command]),
+        "",
+        "## What the last run of each printed",
+        *(f"\n```console\n$ {command}\n{printed[command]}```" for command in commands if command in printed),
     ]
     partial = FILE.with_suffix(".partial")
     partial.write_text("\n".join(lines) + "\n", encoding="utf-8")
