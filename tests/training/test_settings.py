@@ -31,6 +31,7 @@ def strategy(net: str, **settings) -> DSN:
     build = {
         "batch norm": lambda: backbones.small_cnn(1, 8, width=4, features=12),
         "plain": lambda: backbones.small_cnn(1, 8, width=4, features=12, norm=False),
+        "linear": lambda: backbones.mlp(64, (16, 12)),
     }[net]
     model = mask_neurons(build(), example_input=torch.zeros(1, 1, 8, 8))
     return DSN(
@@ -50,7 +51,7 @@ def strategy(net: str, **settings) -> DSN:
     ("net", "name"),
     [
         *((net, name) for net in ("batch norm", "plain") for name in ("bfloat16", "channels_last", "both")),
-        pytest.param("plain", "compile", marks=needs_compiler),
+        pytest.param("linear", "compile", marks=needs_compiler),  # convolutions take minutes to compile
     ],
 )
 def test_nothing_is_forgotten(stream, net: str, name: str) -> None:
@@ -63,6 +64,7 @@ def test_nothing_is_forgotten(stream, net: str, name: str) -> None:
         return {task: cl._logits(x, task) for task in cl.model.committed}
 
     before: dict[int, torch.Tensor] = {}
+    narrow = next(iter(cl.model.layers.values()))
     for task, experience in enumerate(stream.train_stream):
         if task == 2:  # the first layer is full: it grows
             first = next(iter(cl.model.gates_by_path.values()))
@@ -76,7 +78,7 @@ def test_nothing_is_forgotten(stream, net: str, name: str) -> None:
         assert now[task].dtype == torch.float32
         assert len(now[task].unique()) > 10
         before = now
-    assert next(iter(cl.model.layers.values())) > 4
+    assert next(iter(cl.model.layers.values())) > narrow
 
 
 def test_they_do_what_they_say(stream) -> None:
@@ -94,7 +96,7 @@ def test_they_do_what_they_say(stream) -> None:
 
 @needs_compiler
 def test_compiled_training_gives_the_same_up_to_rounding(stream) -> None:
-    plain, compiled = strategy("plain"), strategy("plain", compile=True)
+    plain, compiled = strategy("linear"), strategy("linear", compile=True)
     outputs = []
     for cl in (plain, compiled):
         torch.manual_seed(1)
