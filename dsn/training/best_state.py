@@ -1,5 +1,7 @@
 """The best state of a task while it is learnt, judged on validation data, and when to stop."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -23,6 +25,22 @@ class BestState:
         if score > self.score:
             self.score, self.epochs_since = score, 0
             self._kept = [tensor.detach().clone() for tensor in self._tensors]
+
+    def take_state(self) -> dict[str, Any]:
+        """The kept state and its score, to go on from."""
+        return {
+            "score": self.score,
+            "latest": self.latest,
+            "epochs_since": self.epochs_since,
+            "kept": [tensor.clone() for tensor in self._kept],
+        }
+
+    def put_state(self, state: dict[str, Any]) -> None:
+        """Put back what :meth:`take_state` took."""
+        self.score, self.latest = state["score"], state["latest"]
+        self.epochs_since = state["epochs_since"]
+        pairs = zip(self._tensors, state["kept"], strict=False)  # none is kept before the first offer
+        self._kept = [torch.empty_like(tensor).copy_(kept) for tensor, kept in pairs]
 
     @torch.no_grad()
     def restore(self) -> None:

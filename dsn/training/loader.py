@@ -77,13 +77,29 @@ class TensorLoader:
         self._finish = finish
         left_over = len(x) % batch_size
         self._end = len(x) - 1 if shuffle and left_over == 1 and len(x) > 1 else len(x)
+        self.order: Tensor | None = None
+        """of the pass that is going on, [n] int64, where it is shuffled"""
+        self._first: int | None = None
 
     def __len__(self) -> int:
         return -(-self._end // self.batch_size)
 
+    def go_on(self, order: Tensor, done: int) -> None:
+        """Begin the next pass with the samples in ``order`` behind its first ``done`` batches."""
+        self.order, self._first = order, done
+
+    def _begin(self) -> int:
+        """Draw the order of a pass; returns the sample it begins with."""
+        first, self._first = self._first, None
+        if first is not None:
+            return first * self.batch_size
+        self.order = torch.randperm(len(self.y)) if self.shuffle else None
+        return 0
+
     def __iter__(self) -> Iterator[list[Tensor]]:
-        order = torch.randperm(len(self.x)).to(self.x.device) if self.shuffle else None
-        for start in range(0, self._end, self.batch_size):
+        first = self._begin()
+        order = None if self.order is None else self.order.to(self.x.device)
+        for start in range(first, self._end, self.batch_size):
             cut = slice(start, min(start + self.batch_size, self._end))
             parts = (self.x, self.y, self.task)
             if order is None:
@@ -110,11 +126,13 @@ class StreamLoader(TensorLoader):
         self._dataset, self._workers, self._options = dataset, workers, options
 
     def __iter__(self) -> Iterator[list[Tensor]]:
-        order = torch.randperm(len(self.y)) if self.shuffle else torch.arange(len(self.y))
+        first = self._begin()
+        order = torch.arange(len(self.y)) if self.order is None else self.order
+        left = [rows.tolist() for rows in order[first : self._end].split(self.batch_size)]
         return iter(
             DataLoader(
                 self._dataset,
-                batch_sampler=[rows.tolist() for rows in order[: self._end].split(self.batch_size)],
+                batch_sampler=left if first < self._end else [],
                 num_workers=self._workers,
                 collate_fn=self._collate,
                 # of its own: drawing a seed for the workers would shift all later random numbers

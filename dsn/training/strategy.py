@@ -7,7 +7,7 @@ One task goes: add_task -> epochs with soft gates -> commit -> (consolidation) -
 import os
 import shutil
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -23,9 +23,11 @@ from ..masking import MaskedModel, ProtectedWeights, grow, sparsity
 from ..masking.initial import start_task
 from ..masking.layers import evaluating
 from ..transfer import ACCEPTANCE, MECHANISMS, ForwardOutcome, TransferOutcome
+from ..storage import Tree
 from .best_state import BestState
 from .hooks import IterationHooks
 from .loader import StreamLoader, TensorLoader, read_compact, read_samples, sample_bytes
+from .state import END, Resumed, put_state, take_state
 from .task_end import end_task
 
 SCHEDULES = ("constant", "cosine", "plateau")
@@ -175,6 +177,7 @@ class DSN(IterationHooks, SupervisedTemplate):
         self.transfer, self.acceptance = transfer, acceptance
         self.replay = {"images": 200, **(replay or {})}
         self.seed = seed
+        self._losses: list[Tensor] = []
         self.transfers: list[TransferOutcome] = []
         self.forward_transfers: list[ForwardOutcome] = []
         self.cache, self.cache_bytes = cache, cache_bytes
@@ -183,11 +186,33 @@ class DSN(IterationHooks, SupervisedTemplate):
             model.compile_training()
         self._options = {k: v for k, v in optimizer.param_groups[0].items() if k != "params"}
         self._eval_samples: dict[tuple[int, str, int], tuple[Tensor, Tensor]] = {}
+        self.phase: int | None = None
+        """of the task being learnt, see ``state.END``; None between tasks"""
+        self.phase_epoch = 0
+        self.resumed: Resumed | None = None
+        self.at_rest: Callable[[str], None] | None = None
+        """called wherever the state can be taken: after each "iteration", and before the "end" of a task"""
+
+    # ---- the whole state -------------------------------------------------------------------------------
+
+    def take_state(self) -> dict[str, Tree]:
+        """Everything that training goes on from, while the strategy is at rest; see ``state.py``."""
+        self._refuse_bad_loss()
+        return take_state(self)
+
+    def put_state(self, state: Mapping[str, Tree]) -> None:
+        """Put back what :meth:`take_state` took. Raises InputError, naming the first thing that differs."""
+        put_state(self, state)
 
     # ---- one task --------------------------------------------------------------------------------------
 
     def check_model_and_optimizer(self, **_kwargs: Any) -> None:
         """Begin the experience's task: neurons, head, norm state, protected weights, optimizer."""
+        if self.resumed is not None:
+            self._to_device()
+            self.protected = self.resumed.begin_task(self, self._task_of(self.experience))
+            self.make_optimizer()
+            return
         task = self._task_to_learn()
         if self.growth:
             grow(self.model, by=self.growth)
@@ -199,12 +224,15 @@ class DSN(IterationHooks, SupervisedTemplate):
             logit_mean=self.logit_mean,
             logit_std=self.logit_std,
         )
-        self.model.to(self.device)
-        if self.channels_last:
-            self.model.to(memory_format=torch.channels_last)
+        self._to_device()
         self.protected = ProtectedWeights(self.model)
         start_task(self.model, self.protected, **self.initial)
         self.make_optimizer()
+
+    def _to_device(self) -> None:
+        self.model.to(self.device)
+        if self.channels_last:
+            self.model.to(memory_format=torch.channels_last)
 
     def make_optimizer(self, **_kwargs: Any) -> None:
         """Empty the optimizer and fill it with what the task being learnt trains."""
@@ -223,16 +251,34 @@ class DSN(IterationHooks, SupervisedTemplate):
         task = self.model.tasks[-1]
         self._validation = self._validation_samples(task, eval_streams or [])
         self._scheduler = self._make_scheduler()
-        self.model.dense = True
-        self._train_phase(task, self.warmup_epochs, **kwargs)
-        self.model.dense = not self.train_epochs
-        self._train_phase(task, self.train_epochs, **kwargs)
-        self.model.commit(task, freeze=False)
-        self.model.dense = False
-        self._train_phase(task, self.consolidation_epochs, **kwargs)
+        first = 0
+        if self.resumed is not None:
+            first = self.resumed.phase
+            self.resumed.begin_training(self)
+        for self.phase in range(first, END):
+            self._begin_phase(task)
+            self._train_phase(task, **kwargs)
+        self.phase, self.resumed, self._losses = END, None, []
         self.model.freeze(task)
+        if self.at_rest is not None:
+            self.at_rest("end")
         if self.transfer_tasks or self.forward_tasks:
             self._end_task(task)
+        self.phase = None
+
+    def _forget_logits(self) -> None:
+        """Take the gate logits out of the optimizer: with the commit they are gone."""
+        group = self.optimizer.param_groups[1]
+        for parameter in group["params"]:
+            self.optimizer.state.pop(parameter, None)
+        group["params"].clear()
+
+    def _begin_phase(self, task: int) -> None:
+        """Warm-up, then soft gates, then the committed mask."""
+        if self.phase == 2 and self.model.learning == task:
+            self._forget_logits()
+            self.model.commit(task, freeze=False)
+        self.model.dense = self.phase == 0 or (self.phase == 1 and not self.train_epochs)
 
     def _end_task(self, task: int) -> None:
         if self._validation is None:
@@ -258,16 +304,21 @@ class DSN(IterationHooks, SupervisedTemplate):
         if forward is not None:
             self.forward_transfers.append(forward)
 
-    def _train_phase(self, task: int, epochs: int, **kwargs: Any) -> None:
-        best = BestState(self.model, task)
-        for _ in range(epochs):
+    def _train_phase(self, task: int, **kwargs: Any) -> None:
+        epochs = (self.warmup_epochs, self.train_epochs, self.consolidation_epochs)[self.phase or 0]
+        best = self._best = BestState(self.model, task)
+        first = 0 if self.resumed is None else self.resumed.epoch
+        for self.phase_epoch in range(first, epochs):
             self._before_training_epoch(**kwargs)
             if self._stop_training:
                 self._stop_training = False
                 break
-            self._losses: list[Tensor] = []
+            self._losses = []
+            if self.resumed is not None:
+                self.resumed.begin_epoch(self)
+                self.resumed = None
             self.training_epoch(**kwargs)
-            self._refuse_bad_loss(task)
+            self._refuse_bad_loss()
             self._after_training_epoch(**kwargs)
             if self._judges_epochs and self._validation is not None:
                 best.offer(self.accuracy(*self._validation, task))
@@ -340,7 +391,12 @@ class DSN(IterationHooks, SupervisedTemplate):
             self.optimizer.step()
         self.model.clamp_logits()
 
-    def _refuse_bad_loss(self, task: int) -> None:
+    def _after_training_iteration(self, **kwargs: Any) -> None:
+        super()._after_training_iteration(**kwargs)
+        if self.at_rest is not None:
+            self.at_rest("iteration")
+
+    def _refuse_bad_loss(self) -> None:
         bad = (~torch.isfinite(torch.stack(self._losses or [torch.zeros(())]))).nonzero()
         if not len(bad):
             return
@@ -349,7 +405,7 @@ class DSN(IterationHooks, SupervisedTemplate):
             for parameter in layer.parameters():  # 0 * nan is nan: earlier tasks must not feel it
                 parameter.data.nan_to_num_(0.0, 0.0, 0.0)
         raise InputError(
-            f"task {task}, epoch {self.clock.train_exp_epochs}, iteration {iteration}: "
+            f"task {self.model.tasks[-1]}, epoch {self.clock.train_exp_epochs}, iteration {iteration}: "
             "the loss is not finite; lower the learning rate, or look for such values in the data"
         )
 
