@@ -24,9 +24,16 @@ def main(arguments: list[str] | None = None) -> int:
             for line in str(error).splitlines():
                 print(f"error: {line}", file=sys.stderr)
             return BAD_INPUT
-    except KeyboardInterrupt:
-        print("interrupted, nothing was written", file=sys.stderr)
-        return INTERRUPTED
+    except KeyboardInterrupt as interrupt:
+        from dsn.errors import Stopped
+
+        stopped = interrupt if isinstance(interrupt, Stopped) else Stopped(signal.SIGINT)
+        if stopped.kept:
+            words = ["run.py", *(sys.argv[1:] if arguments is None else arguments)]
+            print(f"stopped; go on with: {_to_go_on(words, stopped.out)}", file=sys.stderr)
+        else:
+            print("interrupted, nothing was written", file=sys.stderr)
+        return 128 + stopped.signal
     return 0
 
 
@@ -47,6 +54,16 @@ def make_parser() -> argparse.ArgumentParser:
     run.add_argument(
         "--verbose", action="store_true", help="also print each epoch's loss, each task's topology"
     )
+    run.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on with the run that was interrupted in --out; without one, begin",
+    )
+    verify = commands.add_parser(
+        "verify", help="whether every task of a finished run is still what it was, by its certificate"
+    )
+    verify.set_defaults(do=run_verify)
+    verify.add_argument("run", type=Path, metavar="RUN", help="folder that run.py run wrote")
     lab = commands.add_parser(
         "transfer-lab", help="measure backward transfer beside its controls and an oracle, over seeds"
     )
@@ -205,7 +222,23 @@ def run_experiment(options: argparse.Namespace, _command: list[str]) -> None:
     with importing_avalanche():
         from dsn.experiment.run import run
 
-    run(config, options.out, name=options.config.stem, verbose=options.verbose)
+    run(config, options.out, name=options.config.stem, verbose=options.verbose, resume=options.resume)
+
+
+def run_verify(options: argparse.Namespace, _command: list[str]) -> None:
+    """``run.py verify``; exit status 1 when a task is broken."""
+    from dsn.experiment.quiet import importing_avalanche
+
+    with importing_avalanche():
+        from dsn.experiment.verify import verify
+
+    verdicts, elsewhere = verify(options.run)
+    for verdict in verdicts:
+        print(verdict)
+    if elsewhere:
+        print(f"not the machine of the run: {'; '.join(elsewhere)}")
+    if any(verdict.status == "BROKEN" for verdict in verdicts):
+        sys.exit(FAILED)
 
 
 def run_lab(options: argparse.Namespace, command: list[str]) -> None:
@@ -341,6 +374,13 @@ def run_report(options: argparse.Namespace, _command: list[str]) -> None:
     published = options.published or (usual if usual.is_file() else None)
     page = report(options.folder, options.out, impressions=options.impressions, published=published)
     print(f"written to {page}")
+
+
+def _to_go_on(command: list[str], out: str) -> str:
+    """The command that resumes the run that ``command`` began in ``out``."""
+    named = any(word == "--out" or word.startswith("--out=") for word in command)
+    resumed = "--resume" in command
+    return _shown([*command, *([] if named else ["--out", out]), *([] if resumed else ["--resume"])])
 
 
 def _shown(command: list[str]) -> str:

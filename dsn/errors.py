@@ -7,3 +7,15 @@ class InputError(ValueError):
     The message says what is wrong, where it stands (a layer's path, a config key, a file) and what to
     do about it. ``run.py`` prints it after ``error:`` and exits with status 2.
     """
+
+
+class Stopped(KeyboardInterrupt):
+    """A signal ended a run.
+
+    ``signal``: its number; ``out``: where the run was to be written; ``kept``: whether a checkpoint to go on
+    from is there.
+    """
+
+    def __init__(self, signal: int, out: str = "", kept: bool = False) -> None:
+        super().__init__(f"stopped by signal {signal}")
+        self.signal, self.out, self.kept = signal, out, kept

@@ -52,6 +52,19 @@ class TransferMetrics(PluginMetric[dict[str, float | None]]):
         self._counted: dict[int, list[Tensor | int]] = {}  # task label: correct, seen
         self._in_train = False
 
+    def take_state(self) -> dict[str, Any]:
+        """What was collected so far, while no evaluation is going on."""
+        return {
+            "order": list(self.order),
+            "accuracy": [[row, label, value] for (row, label), value in self._accuracy.items()],
+        }
+
+    def put_state(self, state: dict[str, Any], tasks: int) -> None:
+        """Put back what :meth:`take_state` took, of the first ``tasks`` tasks."""
+        self.reset()
+        self.order = list(state["order"][:tasks])
+        self._accuracy = {(row, label): value for row, label, value in state["accuracy"]}
+
     @property
     def matrix(self) -> Matrix:
         """R [T, T] over the T tasks trained so far, NaN where not evaluated."""

@@ -28,6 +28,7 @@ def identity(config: Config) -> dict[str, Any]:
     """What the result of ``config`` depends on: all of it but the blocks that its strategy never reads."""
     values = config.model_dump(mode="json")
     own = config.strategy
+    del values["checkpoint"]
     values["baselines"] = {name: block for name, block in values["baselines"].items() if name == own}
     if own != "dsn":
         del values["transfer"], values["replay"]

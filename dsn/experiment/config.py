@@ -16,7 +16,7 @@ from benchmarks.streams import STREAMS
 from dsn.errors import InputError
 
 from .baselines_config import BaselinesConfig, Strategy
-from .blocks import Block, NonNegative, Positive, Probability, Share
+from .blocks import Block, NonNegative, Positive, PositiveFloat, Probability, Share
 from .optimizers import optimizer_arguments, optimizer_class
 from .problems import nearest, problems
 from .yaml_file import parse, read_yaml
@@ -246,6 +246,17 @@ class EvaluationConfig(Block):
     random: bool = False
 
 
+class CheckpointConfig(Block):
+    """When a run keeps its state, so that ``run.py run ... --resume`` can go on; both null: at signals alone.
+
+    minutes: after so many minutes
+    iterations: after so many training iterations
+    """
+
+    minutes: PositiveFloat | None = 10.0
+    iterations: Positive | None = None
+
+
 class Config(Block):
     """One experiment.
 
@@ -263,6 +274,7 @@ class Config(Block):
     evaluation: EvaluationConfig = EvaluationConfig()
     strategy: Strategy = "dsn"
     baselines: BaselinesConfig = BaselinesConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     device: str = "auto"
     threads: Positive | None = None

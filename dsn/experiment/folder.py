@@ -7,6 +7,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from dsn.errors import InputError
+from dsn.storage import sync_folder
 
 
 @contextmanager
@@ -32,17 +33,28 @@ def output_folder(out: Path | None, name: str, parent: Path = Path("results")) -
             ) from error
         yield partial, target
         try:
+            _to_disk(partial)
             partial.rename(target)  # replaces the empty folder in one step
         except OSError as error:
             raise InputError(
                 f"{target}: something else was written there meanwhile: {error.strerror}"
             ) from error
+        sync_folder(target.parent)
     except BaseException:
         if partial is not None:
             shutil.rmtree(partial, ignore_errors=True)
         for folder in reversed(made):
-            _remove_if_empty(folder)
+            remove_if_empty(folder)
         raise
+
+
+def _to_disk(folder: Path) -> None:
+    """Make every file in ``folder`` reach the disk."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+    sync_folder(folder)
 
 
 def _take(out: Path, made: list[Path]) -> Path:
@@ -51,7 +63,7 @@ def _take(out: Path, made: list[Path]) -> Path:
     if out.is_dir() and any(out.iterdir()):
         raise InputError(f"{out}: is not empty and nothing is overwritten; choose another --out or remove it")
     if not out.is_dir():
-        _make(out, made)
+        make_folder(out, made)
     return out
 
 
@@ -61,14 +73,14 @@ def _take_fresh(path: Path, made: list[Path]) -> Path:
         candidate = path if number == 1 else path.with_name(f"{path.name}-{number}")
         if not candidate.exists():
             try:
-                _make(candidate, made)
+                make_folder(candidate, made)
                 return candidate
             except FileExistsError:
                 pass  # taken by a run beside this one
         number += 1
 
 
-def _make(folder: Path, made: list[Path]) -> None:
+def make_folder(folder: Path, made: list[Path]) -> None:
     """Make ``folder`` and its missing parents, appended to ``made`` from the outermost inwards."""
     missing = [parent for parent in folder.parents if not parent.exists()]
     try:
@@ -83,6 +95,7 @@ def _make(folder: Path, made: list[Path]) -> None:
         raise InputError(f"{folder}: cannot be made: {error.strerror}; choose another --out") from error
 
 
-def _remove_if_empty(folder: Path) -> None:
+def remove_if_empty(folder: Path) -> None:
+    """Remove ``folder`` if it is there and holds nothing."""
     with suppress(OSError):  # another run writes there by now
         folder.rmdir()

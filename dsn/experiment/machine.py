@@ -3,7 +3,9 @@
 import os
 import platform
 import random
+from contextlib import suppress
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -50,6 +52,16 @@ def environment(device: torch.device) -> dict[str, Any]:
         "avalanche": version("avalanche-lib"),
         "device": str(device),
         "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
+        "processor": _processor(),
         "threads": torch.get_num_threads(),
         "processors": os.cpu_count(),
     }
+
+
+def _processor() -> str:
+    """The processor's name, as far as the system tells it."""
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

@@ -3,7 +3,6 @@
 import csv
 import io
 import json
-import os
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -14,10 +13,13 @@ from dsn.errors import InputError
 from dsn.evaluation.capacity import Neurons
 from dsn.evaluation.metrics import Matrix, as_matrix
 from dsn.evaluation.topology_tasks import TaskTopology
+from dsn.masking.fingerprint import Fingerprint
+from dsn.storage import write_bytes
 
 from .problems import describe
 
 FORMAT_VERSION: Final = 1
+RESULT = "result.json"
 
 
 class Part(BaseModel):
@@ -98,6 +100,20 @@ class Memory(Part):
     stored_sample_bytes: int
 
 
+class Row(Part):
+    """Hashes of the tasks learnt so far, taken after the last of ``tasks``; one entry a task, in order."""
+
+    tasks: list[int]
+    weights: list[str]
+    reads: list[str]
+    logits: list[str]
+
+    def of(self, task: int) -> Fingerprint:
+        """The hashes of one task."""
+        place = self.tasks.index(task)
+        return Fingerprint(self.weights[place], self.reads[place], self.logits[place])
+
+
 class TaskTime(Part):
     """Wall-clock seconds of one task."""
 
@@ -128,6 +144,8 @@ class Result(Part):
     forward_transfers: list[Forward] = Field(default_factory=list)
     memory: Memory | None = None
     """None in files written before it was measured"""
+    certificate: list[Row] | None = None
+    """one row a task; None in older files, and where the strategy has no masks over neurons"""
     timings: Timings
     environment: dict[str, Any]
 
@@ -187,10 +205,4 @@ def matrix_csv(matrix: Matrix) -> str:
 
 def write_whole(path: Path, text: str) -> None:
     """Write ``text`` into a temporary file beside ``path``, then rename it to ``path``."""
-    temporary = path.with_name(f".{path.name}.partial-{os.getpid()}")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    write_bytes(path, text.encode())

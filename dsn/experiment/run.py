@@ -1,7 +1,8 @@
 """One run: a stream is learnt task by task, evaluated after each, and its result written."""
 
-import time
-from dataclasses import asdict, dataclass, field
+import signal
+from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -10,34 +11,40 @@ import torch
 from rich.console import Console
 
 from benchmarks import streams
-from dsn.baselines import MemoryUse, masked_model_memory
-from dsn.evaluation.metrics import Matrix, all_metrics
+from dsn.baselines import masked_model_memory
+from dsn.errors import InputError, Stopped
+from dsn.evaluation.metrics import all_metrics
 from dsn.evaluation.plugin import TransferMetrics, evaluator
 from dsn.masking import MaskedModel
+from dsn.masking.fingerprint import Fingerprints
+from dsn.storage import Tree, first_difference
 
 from .build import build_strategy, can_transfer, total_epochs
+from .certificate import row_of
+from .checkpoint import Checkpoints, has_checkpoint
 from .config import Config, EvaluationConfig
+from .course import Course, Keep, Saved
+from .faults import explain
 from .files import task_uses, write
 from .folder import output_folder
+from .interrupts import Interrupts
+from .learnt import Learnt, learnt_of, tree_of
 from .machine import environment, seed_everything, set_up
-from .result import Forward, Memory, Metrics, Result, TaskTime, Timings, Transfer, matrix_as_lists
+from .result import (
+    RESULT,
+    Forward,
+    Memory,
+    Metrics,
+    Result,
+    Timings,
+    Transfer,
+    matrix_as_lists,
+    read_result,
+)
+from .run_folder import checkpoint_of, drop, held
+from .stopwatch import Stopwatch
 from .terminal import TaskProgress, make_console, show_result, show_transfers
 from .topology_lines import TopologyLines
-
-
-@dataclass(frozen=True)
-class Learnt:
-    """What training gives, before anything is written."""
-
-    matrix: Matrix
-    random: list[float] | None
-    """accuracy of each task before any training, where that was evaluated"""
-    model: MaskedModel | None
-    """None where the strategy's network has no masks over neurons"""
-    times: list[TaskTime]
-    memory: MemoryUse
-    transfers: list[Transfer] = field(default_factory=list)
-    forward_transfers: list[Forward] = field(default_factory=list)
 
 
 def run(
@@ -47,6 +54,7 @@ def run(
     name: str = "run",
     console: Console | None = None,
     verbose: bool = False,
+    resume: bool = False,
 ) -> tuple[Result, Path]:
     """Learn the stream of ``config``; return the result and the folder it was written to.
 
@@ -56,26 +64,84 @@ def run(
         name: see ``out``.
         console: where progress and tables go; by default standard output.
         verbose: also show the loss of every epoch and the topology of every task.
+        resume: go on with the run that was interrupted in ``out``, or by default in the last such folder; a
+            finished one is returned as it is, and where there is none, a new one begins.
 
     Sets torch's seeds, number of threads and deterministic kernels for the whole process.
 
     Raises:
-        InputError: what the config asks for cannot be done. Nothing is left behind then, nor when the run
-            is interrupted.
+        InputError: what the config asks for cannot be done, or the folder holds another run. Nothing is left
+            behind then but checkpoints, if any were made.
+        Stopped: a signal came. Its checkpoint, where the strategy can be kept, is in ``<out>.checkpoint``.
     """
     console = console or make_console()
-    with output_folder(out, f"{name}-seed{config.seed}") as (partial, target):
-        device = set_up(config)
-        started = time.perf_counter()
-        benchmark = streams.build(config.stream, config.seed)
-        console.print(f"{config.stream.name}, {config.strategy} on {device}")
-        learnt = learn(config, benchmark, device, console, verbose)
-        learnt_at = time.perf_counter()
+    folder_name = f"{name}-seed{config.seed}"
+    if resume and out is not None and (out / RESULT).is_file():
+        drop(checkpoint_of(out))  # it was killed between the two
+        return finished(config, out, console), out
+    with held(out, folder_name, resume=resume) as (out, folder), Interrupts() as interrupts:
+        try:
+            with output_folder(out, folder_name) as (partial, target):
+                device = set_up(config)
+                checkpoints = Checkpoints(folder, config, str(device), interrupts, console)
+                saved = checkpoints.load() if resume else None
+                if resume and saved is None:
+                    console.print("nothing to resume, the run begins", soft_wrap=True)
+                result = run_from(saved, config, device, checkpoints, console, verbose, partial)
+        except (KeyboardInterrupt, SystemExit) as error:
+            number = error.signal if isinstance(error, Stopped) else signal.SIGINT
+            raise Stopped(number, str(out), has_checkpoint(folder)) from error
+        drop(folder)
+    show_result(console, result)
+    console.print(f"written to {target}", soft_wrap=True)
+    return result, target
+
+
+def finished(config: Config, out: Path, console: Console) -> Result:
+    """The result that is in ``out`` already. Raises InputError where it is one of another config."""
+    result = read_result(out / RESULT)
+    old, new = dict(result.config), config.model_dump(mode="json")
+    old.pop("checkpoint", None), new.pop("checkpoint")
+    if (found := first_difference(old, new)) is not None:
+        raise InputError(f"{out}: another run is finished there: {found}; choose another --out")
+    console.print(f"the run in {out} is finished, nothing is left to do", soft_wrap=True)
+    return result
+
+
+def run_from(
+    saved: Tree,
+    config: Config,
+    device: torch.device,
+    checkpoints: Checkpoints,
+    console: Console,
+    verbose: bool,
+    folder: Path,
+) -> Result:
+    """Go on from ``saved``, None for the start, to the result, and write its files into ``folder``."""
+    saved = {"seconds": 0.0, "learnt": None, "course": None, "references": None} | (saved or {})
+    watch = Stopwatch(saved["seconds"])
+    benchmark = streams.build(config.stream, config.seed)
+    console.print(f"{config.stream.name}, {config.strategy} on {device}")
+
+    def keep(part: str, learnt: Tree) -> Keep:
+        def at_rest(before: str, make: Callable[[], Tree]) -> None:
+            checkpoints.rest(before, lambda: {"seconds": watch(), "learnt": learnt, part: make()})
+
+        return at_rest
+
+    try:
+        if saved["learnt"] is None:
+            course = Saved(keep("course", None), saved["course"])
+            learnt = learn(config, benchmark, device, console, verbose, course)
+            learnt_at = watch()
+        else:
+            learnt, learnt_at = learnt_of(saved["learnt"], config, sample_shape(benchmark), device)
         independent = None
         if config.evaluation.independent:
             console.print("independent networks, one a task, for comparison")
-            independent = train_independent(config, benchmark, device, console, verbose)
-        ended = time.perf_counter()
+            course = Saved(keep("references", tree_of(learnt, learnt_at)), saved["references"])
+            independent = train_independent(config, benchmark, device, console, verbose, course)
+        ended = watch()
         result = Result(
             config=config.model_dump(mode="json"),
             seed=config.seed,
@@ -86,24 +152,37 @@ def run(
             transfers=learnt.transfers,
             forward_transfers=learnt.forward_transfers,
             memory=Memory.model_validate(asdict(learnt.memory)),
-            timings=Timings(total=ended - started, references=ended - learnt_at, tasks=learnt.times),
+            certificate=learnt.certificate,
+            timings=Timings(total=ended, references=ended - learnt_at, tasks=learnt.times),
             environment=environment(device),
         )
-        write(result, config, learnt.model, benchmark.pixel_range, partial)
-    show_result(console, result)
-    console.print(f"written to {target}", soft_wrap=True)
-    return result, target
+        write(result, config, learnt.model, benchmark.pixel_range, folder)
+    except InputError:
+        raise
+    except BaseException as error:
+        checkpoints.flush()
+        if (told := explain(error, config)) is not None:
+            raise InputError(told) from error
+        raise
+    return result
 
 
-def learn(config: Config, benchmark: Any, device: torch.device, console: Console, verbose: bool) -> Learnt:
+def learn(
+    config: Config,
+    benchmark: Any,
+    device: torch.device,
+    console: Console,
+    verbose: bool,
+    saved: Saved | None = None,
+) -> Learnt:
     """Train the tasks of ``benchmark`` in order with one strategy; after each, a row of the accuracy matrix.
 
     A strategy is anything that has Avalanche's ``train`` and ``eval``, and ``memory``. Joint training learns
     nothing before it has seen the last task: it is evaluated once, and that row stands in the place of the
-    earlier ones too.
+    earlier ones too. ``saved``: where to keep the state, and the one to go on from.
     """
     seed_everything(config.seed)
-    metrics, times = TransferMetrics(benchmark.test_stream.name), []
+    metrics = TransferMetrics(benchmark.test_stream.name)
     wanted = config.transfer.tasks or config.transfer.forward
     if config.strategy == "dsn" and wanted and not can_transfer(config):
         console.print(
@@ -124,37 +203,53 @@ def learn(config: Config, benchmark: Any, device: torch.device, console: Console
         transfers = getattr(strategy, "transfers", [])
         forwards = getattr(strategy, "forward_transfers", [])
         show_topology = TopologyLines(console, strategy.model, verbose)
-        if config.evaluation.random:
+        model = strategy.model if isinstance(strategy.model, MaskedModel) else None
+        fingerprints = None if model is None else Fingerprints(model)
+        course = Course(strategy, metrics, progress, saved)
+        if saved is not None and saved.state is not None:
+            console.print(f"going on {course}", soft_wrap=True)
+        elif config.evaluation.random:
             strategy.eval(benchmark.test_stream)
         ahead = 1 if config.evaluation.random else 0  # forward transfer looks at the next task too
-        for task, experience in enumerate(benchmark.train_stream):
-            started, known, read = time.perf_counter(), len(transfers), len(forwards)
-            strategy.train(experience, eval_streams=validation(benchmark, task))
-            trained = time.perf_counter()
-            if not at_once or task == tasks - 1:
-                strategy.eval(benchmark.test_stream[: task + 1 + ahead])
-            times.append(TaskTime(train=trained - started, evaluate=time.perf_counter() - trained))
-            show_transfers(console, forwards[read:], transfers[known:])
+        while course.task < tasks:
+            task = course.task
+            course.train(benchmark.train_stream[task], validation(benchmark, task))
+            evaluated = not at_once or task == tasks - 1
+            course.evaluate(benchmark.test_stream[: task + 1 + ahead] if evaluated else None)
+            label = metrics.order[-1]
+            show_transfers(
+                console,
+                [outcome for outcome in forwards if outcome.task == label],
+                [outcome for outcome in transfers if outcome.source == label],
+            )
             show_topology()
+            if fingerprints is not None:
+                course.certificate.append(row_of(fingerprints))
+        course.end()
     matrix = np.where(np.tri(tasks) == 1, metrics.matrix[-1], np.nan) if at_once else metrics.matrix
-    model = strategy.model if isinstance(strategy.model, MaskedModel) else None
     return Learnt(
         matrix=matrix,
         random=metrics.random,
         model=model,
-        times=times,
+        times=course.times,
         memory=strategy.memory() if model is None else masked_model_memory(model),
         transfers=[Transfer.model_validate(asdict(outcome)) for outcome in transfers],
         forward_transfers=[Forward.model_validate(asdict(outcome)) for outcome in forwards],
+        certificate=None if model is None else course.certificate,
     )
 
 
 def train_independent(
-    config: Config, benchmark: Any, device: torch.device, console: Console, verbose: bool
+    config: Config,
+    benchmark: Any,
+    device: torch.device,
+    console: Console,
+    verbose: bool,
+    saved: Saved | None = None,
 ) -> list[float]:
     """Test accuracy of one dense network a task, of the same backbone and as many epochs in all."""
     alone = config.model_copy(update={"strategy": "independent", "evaluation": EvaluationConfig()})
-    return [float(value) for value in learn(alone, benchmark, device, console, verbose).matrix[-1]]
+    return [float(value) for value in learn(alone, benchmark, device, console, verbose, saved).matrix[-1]]
 
 
 def make_progress(

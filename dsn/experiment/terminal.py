@@ -51,6 +51,7 @@ class TaskProgress:
         self._task = -1
         self._loss: Tensor | float = 0.0
         self._iterations = 0
+        self._carried = (0.0, 0)  # loss and iterations of an epoch that is gone on with
         self._mean_loss = float("nan")
         self._started = time.perf_counter()
 
@@ -60,6 +61,16 @@ class TaskProgress:
 
     def __exit__(self, *_exception: object) -> None:
         self._bars.stop()
+
+    def take_state(self) -> dict[str, Any]:
+        """The losses that were not shown yet."""
+        return {"loss": float(self._loss), "iterations": self._iterations, "mean_loss": self._mean_loss}
+
+    def put_state(self, state: dict[str, Any], tasks: int) -> None:
+        """Put back what :meth:`take_state` took when ``tasks`` tasks had been learnt."""
+        self._task = tasks - 1
+        self._carried = (state["loss"], state["iterations"])
+        self._mean_loss = state["mean_loss"]
 
     def log_metrics(self, _values: list[Any]) -> None:
         """Each callback gets the metrics of its own."""
@@ -71,7 +82,8 @@ class TaskProgress:
         self._bars.update(self._all, completed=self._task)
 
     def before_training_epoch(self, _strategy: Any, _values: list[Any]) -> None:
-        self._loss, self._iterations = 0.0, 0
+        self._loss, self._iterations = self._carried
+        self._carried = (0.0, 0)
 
     def after_training_iteration(self, strategy: Any, _values: list[Any]) -> None:
         self._loss = self._loss + strategy.loss.detach()

@@ -1,4 +1,4 @@
-"""Whether a stored state fits a model: refused before anything is changed, with the first difference named."""
+"""Whether a stored state fits a model: if not, the first difference is named and nothing is changed."""
 
 from __future__ import annotations
 

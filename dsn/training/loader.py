@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from ..errors import InputError
+
 Finish = Callable[[Tensor], Tensor]
 
 
@@ -129,17 +131,24 @@ class StreamLoader(TensorLoader):
         first = self._begin()
         order = torch.arange(len(self.y)) if self.order is None else self.order
         left = [rows.tolist() for rows in order[first : self._end].split(self.batch_size)]
-        return iter(
-            DataLoader(
-                self._dataset,
-                batch_sampler=left if first < self._end else [],
-                num_workers=self._workers,
-                collate_fn=self._collate,
-                # of its own: drawing a seed for the workers would shift all later random numbers
-                generator=torch.Generator(),
-                **self._options,
-            )
+        batches = DataLoader(
+            self._dataset,
+            batch_sampler=left if first < self._end else [],
+            num_workers=self._workers,
+            collate_fn=self._collate,
+            # of its own: drawing a seed for the workers would shift all later random numbers
+            generator=torch.Generator(),
+            **self._options,
         )
+        try:
+            yield from batches
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            raise InputError(
+                f"a worker that reads samples died ({error}); often memory ran out: use fewer than "
+                f"{self._workers} workers, num_workers=0 for none"
+            ) from error
 
     def _collate(self, items: list[Any]) -> list[Tensor]:
         y = torch.tensor([int(item[1]) for item in items])

@@ -63,7 +63,7 @@ def settings(strategy: "DSN") -> dict[str, Any]:
     optimizer = {"name": type(strategy.optimizer).__name__, **strategy._options}
     optimizer.pop("initial_lr", None)
     chosen = {name: getattr(strategy, name) for name in SETTINGS}
-    return plain_values({**chosen, "optimizer": optimizer})  # type: ignore[no-any-return]
+    return plain_values({**chosen, "optimizer": optimizer})
 
 
 def take_state(strategy: "DSN") -> dict[str, Tree]:
@@ -131,8 +131,8 @@ class Resumed:
         """In the place of adding the task: it is there already. Returns what earlier tasks need."""
         if task != self.task:
             raise InputError(
-                f"the state was taken while task {self.task} was learnt, but the experience is of task {task}: "
-                "train on that task's experience first"
+                f"the state was taken while task {self.task} was learnt, but the experience is of task "
+                f"{task}: train on that task's experience first"
             )
         strategy.model.set_budget(strategy.budget)
         if self.phase != END:
@@ -148,7 +148,7 @@ class Resumed:
             return
         put_optimizer(strategy.optimizer, self._within["optimizer"])
         if strategy._scheduler is not None:
-            strategy.optimizer._opt_called = True  # type: ignore[attr-defined]  # or torch warns of step order
+            strategy.optimizer._opt_called = True  # or torch warns of step order
             strategy._scheduler.load_state_dict(self._within["scheduler"])
 
     def begin_epoch(self, strategy: "DSN") -> None:

@@ -22,8 +22,8 @@ from ..errors import InputError
 from ..masking import MaskedModel, ProtectedWeights, grow, sparsity
 from ..masking.initial import start_task
 from ..masking.layers import evaluating
-from ..transfer import ACCEPTANCE, MECHANISMS, ForwardOutcome, TransferOutcome
 from ..storage import Tree
+from ..transfer import ACCEPTANCE, MECHANISMS, ForwardOutcome, TransferOutcome
 from .best_state import BestState
 from .hooks import IterationHooks
 from .loader import StreamLoader, TensorLoader, read_compact, read_samples, sample_bytes

@@ -271,15 +271,18 @@ def test_options_reach_the_run(main, tmp_path, monkeypatch):
     assert sorted(path.name for path in (tmp_path / "results").iterdir()) == ["tiny-seed3", "tiny-seed3-2"]
 
 
-def test_an_interrupted_run_ends_with_130_and_leaves_nothing(main, tmp_path, monkeypatch, capsys):
-    from dsn.training import DSN
+def test_an_interrupted_run_that_cannot_be_kept_ends_with_130_and_leaves_nothing(
+    main, tmp_path, monkeypatch, capsys
+):
+    from dsn.baselines.strategy import Baseline
 
     def interrupted(self, *_arguments, **_options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(DSN, "eval", interrupted)
+    monkeypatch.setattr(Baseline, "eval", interrupted)
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(TINY))
-    assert main.main(["run", str(tmp_path / "tiny.yaml"), "--out", str(tmp_path / "out")]) == 130
+    command = ["run", str(tmp_path / "tiny.yaml"), "--set", "strategy=naive", "--out", str(tmp_path / "out")]
+    assert main.main(command) == 130
     assert "nothing was written" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["tiny.yaml"]
 

@@ -1,0 +1,153 @@
+"""When a run keeps its state, in which files, and which of them it goes on from. docs/checkpoint.md.
+
+``latest.safetensors`` is the last checkpoint, ``previous.safetensors`` the one before. A new one is complete
+on the disk before either is touched, so that a good one is there at every moment.
+"""
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from dsn.errors import InputError
+from dsn.storage import Damaged, Tree, first_difference, pack, read_tree, sync_folder, write_bytes
+
+from .compare_key import code_version
+from .config import Config
+from .interrupts import Interrupts
+
+FORMAT, VERSION = "dsn-run", 1
+LATEST, PREVIOUS, NEXT = "latest.safetensors", "previous.safetensors", "next.safetensors"
+
+
+def has_checkpoint(folder: Path) -> bool:
+    """Whether ``folder`` has a checkpoint, good or damaged."""
+    return any((folder / name).is_file() for name in (LATEST, PREVIOUS))
+
+
+def owner_of(config: Config) -> dict[str, Any]:
+    """What has to be the same to go on: the config but for its block ``checkpoint``, and the code."""
+    values = config.model_dump(mode="json")
+    del values["checkpoint"]
+    return {"config": values, "code": code_version()}
+
+
+class Checkpoints:
+    """The checkpoints of one run in ``folder``, which is there and nobody else's."""
+
+    def __init__(
+        self, folder: Path, config: Config, device: str, interrupts: Interrupts, console: Console
+    ) -> None:
+        self.folder, self.every = folder, config.checkpoint
+        self._owner = owner_of(config) | {"device": device}
+        self._interrupts, self._console = interrupts, console
+        self._waiting: Tree = None
+        self._latest_is_bad = False
+        self._began_again()
+
+    def rest(self, before: str, make: Callable[[], Tree]) -> None:
+        """The run can be kept here: ``make`` gives its state. Written if due, or if a signal came.
+
+        Args:
+            before: what follows. An "iteration" is short: signals wait for its end, as they do while a task
+                is in "training". Everything else takes long: signals end it at once, so its state is taken
+                in any case, and written by :meth:`flush` if it comes to that.
+
+        Raises:
+            Stopped: a signal came.
+        """
+        stop = self._interrupts.requested is not None
+        if before == "iteration":
+            self._iterations += 1
+            if stop or self._due():
+                self._write(make())
+        else:
+            self._waiting = make()
+            if stop or self._due():
+                self.flush()
+        self._interrupts.stop_if_requested()
+        self._interrupts.deferred = before in ("iteration", "training")
+
+    def flush(self) -> None:
+        """Write the state that was taken last, unless what is on the disk is newer."""
+        if self._waiting is not None:
+            self._write(self._waiting)
+
+    @property
+    def there(self) -> bool:
+        """Whether there is a checkpoint to go on from."""
+        return has_checkpoint(self.folder)
+
+    def load(self) -> Tree:
+        """The state to go on from; None where nothing was kept yet.
+
+        Raises:
+            InputError: all are damaged, or of another config, device or format.
+        """
+        wrong = []
+        for name in (LATEST, PREVIOUS):
+            path = self.folder / name
+            if not path.is_file():
+                continue
+            try:
+                tree = read_tree(path, format=FORMAT, version=VERSION)
+            except Damaged as error:
+                wrong.append(str(error))
+                self._latest_is_bad = name == LATEST
+                continue
+            self._refuse_other_owner(tree["owner"])
+            for line in wrong:
+                self._console.print(f"{line}; going on from {name}", soft_wrap=True, markup=False)
+            return tree["state"]
+        if wrong:
+            there = f"remove {self.folder} to start afresh"
+            raise InputError("\n".join(f"{line}; {there}" for line in wrong))
+        return None
+
+    def _refuse_other_owner(self, owner: dict[str, Any]) -> None:
+        for part in ("config", "device"):
+            where = "" if part == "config" else part
+            if (found := first_difference(owner[part], self._owner[part], where)) is not None:
+                raise InputError(
+                    f"{self.folder}: another run was interrupted there: {found}; set it as it was, choose "
+                    "another --out, or remove the folder"
+                )
+        if owner["code"] != self._owner["code"]:
+            self._console.print(
+                "the code has changed since the checkpoint: the result may differ from that of a run that "
+                "was never interrupted",
+                soft_wrap=True,
+            )
+
+    def _due(self) -> bool:
+        minutes, iterations = self.every.minutes, self.every.iterations
+        if iterations is not None and self._iterations >= iterations:
+            return True
+        return minutes is not None and time.monotonic() - self._written >= 60 * minutes
+
+    def _write(self, state: Tree) -> None:
+        """Write ``state``. A disk that refuses does not end the run: the last good one stays."""
+        self._waiting = None
+        self._began_again()
+        try:
+            content = pack({"owner": self._owner, "state": state}, format=FORMAT, version=VERSION)
+            write_bytes(self.folder / NEXT, content)
+            if (self.folder / LATEST).is_file() and not self._latest_is_bad:
+                os.replace(self.folder / LATEST, self.folder / PREVIOUS)
+            os.replace(self.folder / NEXT, self.folder / LATEST)
+            sync_folder(self.folder)
+            self._latest_is_bad = False
+        except OSError as error:
+            kept = "the last one stays" if self.there else "there is none yet"
+            self._console.print(
+                f"warning: {self.folder}: no checkpoint could be written ({error.strerror or error}); "
+                f"{kept}, the run goes on",
+                soft_wrap=True,
+                markup=False,
+            )
+
+    def _began_again(self) -> None:
+        self._written, self._iterations = time.monotonic(), 0
