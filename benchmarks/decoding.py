@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
+import zipfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -80,9 +81,10 @@ def _fingerprint(paths: Sequence[Path], size: int, channels: int) -> str:
 def _load(entry: Path, shape: tuple[int, ...]) -> np.ndarray | None:
     try:
         pixels = np.load(entry, allow_pickle=False)
-    except (OSError, ValueError, EOFError):
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile):
         return None
-    return pixels if pixels.shape == shape and pixels.dtype == np.uint8 else None
+    whole = isinstance(pixels, np.ndarray)  # a zip archive gives something else
+    return pixels if whole and pixels.shape == shape and pixels.dtype == np.uint8 else None
 
 
 def _store(pixels: np.ndarray, entry: Path) -> None:

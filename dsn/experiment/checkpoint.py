@@ -35,6 +35,28 @@ def owner_of(config: Config) -> dict[str, Any]:
     return {"config": values, "code": code_version()}
 
 
+def read_newest(folder: Path) -> tuple[Tree, str | None]:
+    """The newest good checkpoint in ``folder``, and what is wrong with a newer one.
+
+    Raises:
+        InputError: all are damaged, or of another format or version.
+    """
+    wrong: list[str] = []
+    for name in (LATEST, PREVIOUS):
+        try:
+            return read_tree(folder / name, format=FORMAT, version=VERSION), wrong[0] if wrong else None
+        except Damaged as error:
+            if (folder / name).exists():
+                wrong.append(str(error))
+    raise InputError("\n".join(f"{line}; remove {folder} to start afresh" for line in wrong))
+
+
+def read_owner(folder: Path) -> dict[str, Any]:
+    """:func:`owner_of` the config that the newest good checkpoint was made with. Raises as it does."""
+    tree, _ = read_newest(folder)
+    return {name: tree["owner"][name] for name in ("config", "code")}
+
+
 class Checkpoints:
     """The checkpoints of one run in ``folder``, which is there and nobody else's."""
 
@@ -87,25 +109,14 @@ class Checkpoints:
         Raises:
             InputError: all are damaged, or of another config, device or format.
         """
-        wrong = []
-        for name in (LATEST, PREVIOUS):
-            path = self.folder / name
-            if not path.is_file():
-                continue
-            try:
-                tree = read_tree(path, format=FORMAT, version=VERSION)
-            except Damaged as error:
-                wrong.append(str(error))
-                self._latest_is_bad = name == LATEST
-                continue
-            self._refuse_other_owner(tree["owner"])
-            for line in wrong:
-                self._console.print(f"{line}; going on from {name}", soft_wrap=True, markup=False)
-            return tree["state"]
-        if wrong:
-            there = f"remove {self.folder} to start afresh"
-            raise InputError("\n".join(f"{line}; {there}" for line in wrong))
-        return None
+        if not self.there:
+            return None
+        tree, wrong = read_newest(self.folder)
+        self._refuse_other_owner(tree["owner"])
+        if wrong is not None:
+            self._latest_is_bad = True
+            self._console.print(f"{wrong}; going on from {PREVIOUS}", soft_wrap=True, markup=False)
+        return tree["state"]
 
     def _refuse_other_owner(self, owner: dict[str, Any]) -> None:
         for part in ("config", "device"):

@@ -13,12 +13,15 @@ import torch
 from benchmarks import streams
 from dsn.errors import InputError
 from dsn.evaluation.metrics import acc
+from dsn.storage import first_difference
 
+from .checkpoint import has_checkpoint, owner_of, read_owner
 from .compare_key import write_key
 from .compare_worker import Job
 from .config import Config
 from .machine import set_up
 from .run import learn, run
+from .run_folder import checkpoint_of, drop
 from .terminal import make_console
 
 
@@ -32,9 +35,24 @@ def do(job: Job, config: Config, jobs: int) -> float | None:
     if (job.out / "result.json").is_file():
         key.unlink(missing_ok=True)
         _remove(job.out)
-    run(config, job.out)
+    drop_unfit(job.out, config)
+    run(config, job.out, resume=has_checkpoint(checkpoint_of(job.out)))
     write_key(key, job.identity)
     return None
+
+
+def drop_unfit(out: Path, config: Config) -> None:
+    """Remove an interrupted run in the place of ``out`` that this config or code cannot go on with."""
+    folder = checkpoint_of(out)
+    if not has_checkpoint(folder):
+        return
+    try:
+        said = first_difference(read_owner(folder), owner_of(config))
+    except InputError as error:
+        said = str(error)
+    if said is not None:
+        print(f"an interrupted run is begun again: {said}")
+        drop(folder)
 
 
 def trial(config: Config, tasks: int) -> float:

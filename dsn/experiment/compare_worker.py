@@ -18,7 +18,7 @@ from multiprocessing import connection, get_context, parent_process
 from pathlib import Path
 from typing import Any
 
-from dsn.errors import InputError
+from dsn.errors import InputError, Stopped
 
 STOP_SECONDS = 5.0
 TICK_SECONDS = 0.5
@@ -176,6 +176,9 @@ def attempt(job: Job, jobs: int) -> Outcome:
     except InputError as wrong:
         print("\n".join(f"error: {line}" for line in str(wrong).splitlines()), file=sys.stderr)
         error = str(wrong).splitlines()[-1]
+    except Stopped as stopped:
+        print("stopped" + ("; kept, and gone on with next time" if stopped.kept else ""))
+        sys.exit(128 + stopped.signal)
     except Exception:
         traceback.print_exc()
         error = traceback.format_exc().strip().splitlines()[-1]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -22,6 +23,7 @@ from .norms import NORMS, TaskNorm
 from .plan import fresh_neurons
 from .records import Lateral, TaskRecord
 from .subnetwork import subnetwork
+from .task_file import load_task, save_task
 from .wiring import refuse_leaks
 
 
@@ -412,6 +414,17 @@ class MaskedModel(nn.Module):
         """
         return subnetwork(self, task)
 
+    def save_task(self, task: int, path: Path) -> None:
+        """Write ``task`` with all that its logits depend on; see :func:`dsn.masking.task_file.save_task`."""
+        save_task(self, task, path)
+
+    def load_task(self, path: Path, task: int | None = None) -> int:
+        """Put a task that :meth:`save_task` wrote into this model; returns its number.
+
+        Refuses what does not fit; see :func:`dsn.masking.task_file.load_task`.
+        """
+        return load_task(self, path, task)
+
     def record(self, task: int) -> TaskRecord:
         """What ``task`` keeps beside its mask."""
         return cast(TaskRecord, self.records[str(task)])
@@ -419,6 +432,11 @@ class MaskedModel(nn.Module):
     def lateral_heads(self, task: int) -> nn.ModuleList:
         """What ``task`` reads from later ones, in the order it was accepted."""
         return cast(nn.ModuleList, self.laterals[str(task)])
+
+    @property
+    def feature_size(self) -> int:
+        """d of the features [batch, d] that heads read."""
+        return self._feature_size()
 
     def _feature_size(self) -> int:
         with evaluating(self):

@@ -81,18 +81,21 @@ def take_state(strategy: "DSN") -> dict[str, Tree]:
 
 def _take_task(strategy: "DSN") -> dict[str, Tree]:
     """What is under way of the task being learnt."""
-    best, scheduler = strategy._best, strategy._scheduler
-    inside = strategy.phase != END
-    return {
+    within: dict[str, Tree] = {
         "task": strategy.model.tasks[-1],
         "phase": strategy.phase,
         "epoch": strategy.phase_epoch,
-        "order": strategy.dataloader.order if inside else None,
-        "losses": torch.stack(strategy._losses) if inside else None,
-        "best": best.take_state() if inside else None,
-        "optimizer": copied(strategy.optimizer.state_dict()) if inside else None,
-        "scheduler": None if scheduler is None or not inside else copied(scheduler.state_dict()),
     }
+    if strategy.phase != END:
+        scheduler = strategy._scheduler
+        within |= {
+            "order": strategy.dataloader.order,
+            "losses": torch.stack(strategy._losses),
+            "best": strategy._best.take_state(),
+            "optimizer": copied(strategy.optimizer.state_dict()),
+            "scheduler": None if scheduler is None else copied(scheduler.state_dict()),
+        }
+    return within
 
 
 def put_state(strategy: "DSN", state: Mapping[str, Tree]) -> None:

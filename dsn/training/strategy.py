@@ -8,6 +8,7 @@ import os
 import shutil
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,7 +23,7 @@ from ..errors import InputError
 from ..masking import MaskedModel, ProtectedWeights, grow, sparsity
 from ..masking.initial import start_task
 from ..masking.layers import evaluating
-from ..storage import Tree
+from ..storage import Tree, read_tree, write_tree
 from ..transfer import ACCEPTANCE, MECHANISMS, ForwardOutcome, TransferOutcome
 from .best_state import BestState
 from .hooks import IterationHooks
@@ -33,6 +34,7 @@ from .task_end import end_task
 SCHEDULES = ("constant", "cosine", "plateau")
 ANNEALING = ("epoch", "task")
 PRECISIONS = ("float32", "bfloat16")
+STATE_FILE, STATE_FORMAT, STATE_VERSION = "strategy.safetensors", "dsn-strategy", 1
 PLATEAU_FACTOR, PLATEAU_PATIENCE = 1 / 3, 5  # HAT, section 3: the rate is divided by 3 after 5 epochs
 
 
@@ -203,6 +205,31 @@ class DSN(IterationHooks, SupervisedTemplate):
     def put_state(self, state: Mapping[str, Tree]) -> None:
         """Put back what :meth:`take_state` took. Raises InputError, naming the first thing that differs."""
         put_state(self, state)
+
+    def save(self, folder: Path) -> None:
+        """Keep the whole state, while the strategy is at rest, in ``folder``; docs/checkpoint.md.
+
+        The file is written whole or not at all. Raises OSError where the disk refuses.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        write_tree(folder / STATE_FILE, self.take_state(), format=STATE_FORMAT, version=STATE_VERSION)
+
+    def load(self, folder: Path) -> None:
+        """Put back what :meth:`save` kept, into a strategy with the same settings and backbone.
+
+        Random states are put back too. If it was saved within a task, ``train`` must be given that task's
+        experience next: it goes on there.
+
+        Raises:
+            InputError: a missing, damaged or foreign file, or one that does not fit: the first difference is
+                named, and nothing is changed.
+        """
+        path = folder / STATE_FILE
+        state = read_tree(path, format=STATE_FORMAT, version=STATE_VERSION)
+        try:
+            self.put_state(state)
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from None
 
     # ---- one task --------------------------------------------------------------------------------------
 

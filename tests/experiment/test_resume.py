@@ -1,25 +1,32 @@
-"""A run that is interrupted anywhere goes on to the same result, to the last bit; and what it says and leaves."""
+"""A run that is interrupted anywhere goes on to the same result, to the last bit."""
 
 import json
 import os
+import random
+import re
 import signal
-import time
-from pathlib import Path
 
 import pytest
-import yaml
 from rich.console import Console
 
-from dsn.errors import InputError, Stopped
-from dsn.experiment import checkpoint as checkpoints
-from dsn.experiment.checkpoint import LATEST, PREVIOUS, Checkpoints
-from dsn.experiment.config import load
-from dsn.experiment.result import read_result
+from benchmarks import kills
+from dsn.errors import Stopped
+from dsn.experiment import files
+from dsn.experiment.checkpoint import LATEST, Checkpoints
 from dsn.experiment.run import run
 from tests.experiment.resuming import Killed, assert_same_result, killed_at, tiny
 
 pytestmark = pytest.mark.filterwarnings("ignore:task .* no free neuron")
 EVERY = "checkpoint.iterations=3"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_pictures():
+    """Drawing takes as long as training here."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("draw_accuracy_matrix", "draw_neurons"):
+            patch.setattr(files, name, lambda _result, path: path.touch())
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -71,3 +78,63 @@ def test_a_killed_run_goes_on_to_the_same_result(whole, tmp_path, name):
     assert "going on at task" in text or name == "before the result"
     assert_same_result(tmp_path / "out", reference)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["log.txt", "out"]
+
+
+def test_three_real_kills(tmp_path, capsys):
+    shorter = ("stream.tasks=2", "stream.angles=[0, 9]", "replay={images: 10, steps: 3}")
+    config = tiny(tmp_path, EVERY, *shorter, "transfer.acceptance=held_out_impressions")
+    assert kills.kill_all(config, 3, random.Random(1), tmp_path) == 0
+    said = capsys.readouterr().out.splitlines()
+    made = re.fullmatch("kills: ([0-9]+), resumes: 3, losses: 0", said[-1])
+    assert made and int(made[1]) >= 2
+
+
+def test_a_kill_that_loses_something_is_seen(tmp_path):
+    for name, matrix in (("one", [[0.5]]), ("other", [[0.6]])):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "result.json").write_text(json.dumps({"accuracy_matrix": matrix}))
+        (tmp_path / name / "model.safetensors").write_bytes(name.encode())
+    assert "accuracy_matrix" in kills.compare(tmp_path / "one", tmp_path / "other")
+    (tmp_path / "one" / "result.json").write_bytes((tmp_path / "other" / "result.json").read_bytes())
+    assert "model" in kills.compare(tmp_path / "one", tmp_path / "other")
+    (tmp_path / "one" / "result.json").unlink()
+    assert "no result" in kills.compare(tmp_path / "one", tmp_path / "other")
+
+
+# ---- signals ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("number", "where"),
+    [(signal.SIGINT, "iteration"), (signal.SIGTERM, "end"), (signal.SIGTERM, "evaluation")],
+)
+def test_a_signal_keeps_the_run_and_resuming_ends_the_same(whole, tmp_path, monkeypatch, number, where):
+    reference, rests = whole()
+    place = [i for i, rest in enumerate(rests) if rest == where][1]
+    monkeypatch.setattr(Checkpoints, "rest", signalled_at(place, number))
+    config = tiny(tmp_path)  # nothing is due but the signal
+    with pytest.raises(Stopped) as stopped:
+        run(config, tmp_path / "out", console=Console(quiet=True))
+    assert (stopped.value.signal, stopped.value.out, stopped.value.kept) == (
+        number,
+        str(tmp_path / "out"),
+        True,
+    )
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    monkeypatch.undo()
+    finish(config, tmp_path / "out")
+    assert_same_result(tmp_path / "out", reference)
+
+
+def signalled_at(place, number):
+    rest, calls = Checkpoints.rest, []
+
+    def signalling(self, before, make):
+        calls.append(before)
+        if before == "iteration" and len(calls) - 1 == place:
+            os.kill(os.getpid(), number)  # arrives while the iteration is still going on
+        rest(self, before, make)
+        if before != "iteration" and len(calls) - 1 == place:
+            os.kill(os.getpid(), number)  # arrives in what takes long
+
+    return signalling

@@ -119,7 +119,7 @@ def learn_from(strategy, stream, task):
     return strategy
 
 
-def test_between_tasks_too_and_evaluating_meanwhile_does_no_harm(stream):
+def test_evaluating_meanwhile_does_no_harm(stream):
     strategy = make("sgd")
     random.seed(0), np.random.seed(0)
     strategy.train(stream.train_stream[0], eval_streams=[stream.valid_stream[0]])
@@ -129,6 +129,27 @@ def test_between_tasks_too_and_evaluating_meanwhile_does_no_harm(stream):
     again.put_state(state)
     again.eval(stream.test_stream[:1])
     assert_same(outcome(learn_from(again, stream, 1)), whole)
+
+
+def test_saving_and_loading_a_folder_is_the_same_and_other_files_are_refused(stream, tmp_path):
+    strategy = make("sgd")
+    random.seed(0), np.random.seed(0)
+    strategy.train(stream.train_stream[0], eval_streams=[stream.valid_stream[0]])
+    strategy.save(tmp_path / "deep" / "state")
+    whole = outcome(learn_from(strategy, stream, 1))
+    again = make("sgd", seed=3)
+    again.load(tmp_path / "deep" / "state")
+    assert_same(outcome(learn_from(again, stream, 1)), whole)
+    with pytest.raises(InputError, match="strategy.safetensors: .*sparsity was 0.75, is 0.1"):
+        make("sgd", sparsity=0.1).load(tmp_path / "deep" / "state")
+    with pytest.raises(InputError, match="no such file"):
+        make("sgd").load(tmp_path)
+    write_tree(tmp_path / "strategy.safetensors", {}, format="dsn-strategy", version=9)
+    with pytest.raises(InputError, match="format version is 9, this version of dsn reads 1"):
+        make("sgd").load(tmp_path)
+    write_tree(tmp_path / "strategy.safetensors", {}, format="dsn-run", version=1)
+    with pytest.raises(InputError, match="holds 'dsn-run', not 'dsn-strategy'"):
+        make("sgd").load(tmp_path)
 
 
 @pytest.mark.parametrize(

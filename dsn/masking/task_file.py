@@ -1,0 +1,195 @@
+"""One task in a file of its own, to be put into any model of the same backbone. docs/checkpoint.md.
+
+It holds what the task's logits depend on: mask, the weights and biases inside it, norm state, head, what it
+reads from other tasks, and its record. Shapes: a layer's block W[outputs][:, inputs].
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import InputError
+from ..storage import Tree, read_tree, write_tree
+from .fingerprint import Fingerprints
+from .records import Lateral
+from .wiring import live_inputs
+
+if TYPE_CHECKING:
+    from .model import MaskedModel
+
+FORMAT, VERSION = "dsn-task", 1
+LATERAL = ("scale", "weight", "bias", "mixture")
+
+
+def save_task(model: MaskedModel, task: int, path: Path) -> None:
+    """Write the committed ``task`` to ``path``, whole or not at all.
+
+    Raises InputError for a task without a committed mask, OSError where the disk refuses.
+    """
+    masks = model.masks(task)
+    inputs = _inputs(model, masks)
+    hashes = Fingerprints(model)
+    head = cast(nn.Linear, model.heads[str(task)])
+    laterals = [cast(Lateral, lateral) for lateral in model.lateral_heads(task)]
+    tree = {
+        "task": task,
+        "input_shape": list(model.input_shape[1:]),
+        "type": str(model.dtype),
+        "masks": masks,
+        "weights": {
+            path: layer.weight[masks[path]][:, inputs[path]] for path, layer in model.layer_modules()
+        },
+        "biases": {
+            path: None if layer.bias is None else layer.bias[masks[path]]
+            for path, layer in model.layer_modules()
+        },
+        "norms": [norm.of(task).state_dict() for norm in model.norms()],
+        "head": head.state_dict(),
+        "record": dict(model.record(task).named_buffers()),
+        "laterals": [
+            {"source": one.source_task, "of": hashes.of(one.source_task).weights}
+            | {name: getattr(one, name) for name in LATERAL}
+            for one in laterals
+        ],
+    }
+    write_tree(path, tree, format=FORMAT, version=VERSION)
+
+
+def load_task(model: MaskedModel, path: Path, task: int | None = None) -> int:
+    """Put the task in the file ``path`` into ``model``; its logits are then the same, bit for bit.
+
+    Args:
+        task: its number here; by default the one that it had.
+
+    Returns its number.
+
+    Raises:
+        InputError: a missing or damaged file; a task of that number is there, or one is being learnt; layers,
+            norms or input differ, the weights are not those that tasks here need, or it reads from tasks that
+            are not here. The first difference is named, and nothing is changed.
+    """
+    tree = read_tree(path, format=FORMAT, version=VERSION)
+    task = int(tree["task"]) if task is None else task
+    try:
+        _refuse_unfit(model, tree, task)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+    _put(model, tree, task)
+    return task
+
+
+def _inputs(model: MaskedModel, masks: dict[str, Tensor]) -> dict[str, Tensor]:
+    """[e] the inputs of each layer that can differ from 0 under the masks."""
+    live, _ = live_inputs(model, masks)
+    return {path: flags.nonzero().flatten() for path, flags in live.items()}
+
+
+def _refuse_unfit(model: MaskedModel, tree: Tree, task: int) -> None:
+    if task in model.tasks:
+        raise InputError(f"task {task} is there already: give it another number, task=...")
+    if model.learning is not None:
+        raise InputError(f"task {model.learning} is being learnt: commit it first")
+    here = {
+        "input shape": list(model.input_shape[1:]),
+        "type of weights": str(model.dtype),
+        "layers": list(model.layers),
+    }
+    there = {
+        "input shape": tree["input_shape"],
+        "type of weights": tree["type"],
+        "layers": list(tree["masks"]),
+    }
+    for name, value in there.items():
+        if value != here[name]:
+            raise InputError(f"{name} is {value} there, {here[name]} here")
+    for layer, n in model.layers.items():
+        if len(tree["masks"][layer]) != n:
+            raise InputError(f"layer '{layer}' has {len(tree['masks'][layer])} neurons there, {n} here")
+    _refuse_other_weights(model, tree)
+    _refuse_other_norms(model, tree)
+    features = tree["head"]["weight"].shape[1]
+    if features != model.feature_size:
+        raise InputError(f"its head reads {features} features, the backbone here gives {model.feature_size}")
+    _refuse_other_sources(model, tree)
+
+
+def _refuse_other_weights(model: MaskedModel, tree: Tree) -> None:
+    masks = {path: mask.to(model.device) for path, mask in tree["masks"].items()}
+    inputs, used = _inputs(model, masks), model.used()
+    needed = _inputs(model, used) if model.committed else {}
+    for path, layer in model.layer_modules():
+        rows, columns = masks[path].nonzero().flatten(), inputs[path]
+        here, there = layer.weight[rows][:, columns], tree["weights"][path].to(model.device)
+        if here.shape != there.shape:
+            shapes = f"{list(there.shape)} there, {list(here.shape)} here"
+            raise InputError(f"the weights inside its mask in layer '{path}' have the shape {shapes}")
+        bias = tree["biases"][path]
+        if (bias is None) != (layer.bias is None):
+            raise InputError(f"layer '{path}' has {'no' if bias is None else 'a'} bias there, not so here")
+        if not model.committed:
+            continue
+        both = used[path][rows][:, None] & torch.isin(columns, needed[path])
+        differs = (here != there).flatten(2).any(2) if here.dim() > 2 else here != there
+        wrong = (differs & both).nonzero()
+        if len(wrong):
+            neuron, source = int(rows[wrong[0, 0]]), int(columns[wrong[0, 1]])
+            raise InputError(
+                f"the weight of layer '{path}' from input {source} to neuron {neuron} differs, and tasks "
+                f"{model.committed} need it as it is: load tasks of one model together"
+            )
+        if bias is not None and layer.bias is not None:
+            wrong = ((layer.bias[rows] != bias.to(model.device)) & used[path][rows]).nonzero()
+            if len(wrong):
+                raise InputError(
+                    f"the bias of neuron {int(rows[wrong[0, 0]])} of layer '{path}' differs, and tasks "
+                    f"{model.committed} need it as it is: load tasks of one model together"
+                )
+
+
+def _refuse_other_norms(model: MaskedModel, tree: Tree) -> None:
+    here = [norm.original.state_dict() for norm in model.norms()]
+    shapes = [
+        [{name: list(value.shape) for name, value in state.items()} for state in norms]
+        for norms in (tree["norms"], here)
+    ]
+    if shapes[0] != shapes[1]:
+        raise InputError(f"norm state is {shapes[0]} there, {shapes[1]} here")
+
+
+def _refuse_other_sources(model: MaskedModel, tree: Tree) -> None:
+    for lateral in tree["laterals"]:
+        source = lateral["source"]
+        if source == tree["task"]:
+            continue
+        if source not in model.committed:
+            raise InputError(f"it reads from task {source}, which is not here: load that first")
+        if Fingerprints(model).of(source).weights != lateral["of"]:
+            raise InputError(f"it reads from task {source}, and the task of that number here is another one")
+
+
+@torch.no_grad()
+def _put(model: MaskedModel, tree: Tree, task: int) -> None:
+    masks = {path: mask.to(model.device) for path, mask in tree["masks"].items()}
+    inputs = _inputs(model, masks)
+    with torch.random.fork_rng(devices=[]):  # adding a task draws what is overwritten here
+        model.add_task(len(tree["head"]["bias"]), task)
+    for path, layer in model.layer_modules():
+        rows = masks[path].nonzero().flatten()
+        layer.weight[rows[:, None], inputs[path]] = tree["weights"][path].to(model.device)
+        if layer.bias is not None:
+            layer.bias[rows] = tree["biases"][path].to(model.device)
+        model.gates_by_path[path].store(masks[path])
+    model.heads[str(task)].load_state_dict(tree["head"])
+    for norm, state in zip(model.norms(), tree["norms"], strict=True):
+        norm.of(task).load_state_dict(state)
+    for name, value in tree["record"].items():
+        model.record(task).put(name, value.to(model.device))
+    for lateral in tree["laterals"]:
+        source = task if lateral["source"] == tree["task"] else lateral["source"]
+        tensors = (lateral[name].to(model.device) for name in LATERAL)
+        model.lateral_heads(task).append(Lateral(source, *tensors))
+    model.freeze(task)
