@@ -53,24 +53,24 @@ def read_tree(path: Path, *, format: str, version: int) -> Tree:
     try:
         with safe_open(path, "pt") as file:
             header = json.loads((file.metadata() or {})[KEY])
-            found, plain = (header["format"], header["version"]), header["tree"]
-            if found == (format, version):
-                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  (not a dict)
-                same = header["sha256"] == checksum({"format": format, "version": version}, plain, tensors)
-                tree = _decode(plain, tensors) if same else None
+            found = {name: header[name] for name in ("format", "version")}
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  (not a dict)
+            same = header["sha256"] == checksum(found, header["tree"], tensors)
+            fits = same and found == {"format": format, "version": version}
+            tree = _decode(header["tree"], tensors) if fits else None
     except FileNotFoundError:
         raise Damaged(f"{path}: no such file") from None
     except Exception as error:  # a damaged file can fail in any way inside the readers
         raise Damaged(f"{path}: damaged ({str(error).splitlines()[0] if str(error) else error!r})") from error
-    if found[0] != format:
-        raise InputError(f"{path}: holds '{found[0]}', not '{format}'")
-    if found[1] != version:
-        raise InputError(
-            f"{path}: format version is {found[1]!r}, this version of dsn reads {version} alone; "
-            "use the version of dsn that wrote it"
-        )
     if not same:
         raise Damaged(f"{path}: damaged (its checksum is not that of its content)")
+    if found["format"] != format:
+        raise InputError(f"{path}: holds '{found['format']}', not '{format}'")
+    if found["version"] != version:
+        raise InputError(
+            f"{path}: format version is {found['version']!r}, this version of dsn reads {version} alone; "
+            "use the version of dsn that wrote it"
+        )
     return tree
 
 

@@ -7,7 +7,6 @@ import pickle
 from pathlib import Path
 
 import numpy as np
-import pytest
 import torch
 import yaml
 from rich.console import Console

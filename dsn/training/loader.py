@@ -4,6 +4,7 @@ Both give the same samples in the same order for a seed, and draw the same rando
 """
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -111,6 +112,20 @@ class TensorLoader:
             yield [x if self._finish is None else self._finish(x), y, task]
 
 
+@contextmanager
+def explaining_dead_workers() -> Iterator[None]:
+    """Turn torch's error for a worker that died, which may come anywhere in the block, into an InputError."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise InputError(
+            f"a worker that reads samples died ({error}); often memory ran out: use fewer workers, or "
+            "num_workers=0 for none"
+        ) from error
+
+
 def sample_bytes(dataset: Any) -> int:
     """Bytes that all x of a data set take as tensors, from its first sample's size."""
     x = dataset[0][0]
@@ -131,24 +146,17 @@ class StreamLoader(TensorLoader):
         first = self._begin()
         order = torch.arange(len(self.y)) if self.order is None else self.order
         left = [rows.tolist() for rows in order[first : self._end].split(self.batch_size)]
-        batches = DataLoader(
-            self._dataset,
-            batch_sampler=left if first < self._end else [],
-            num_workers=self._workers,
-            collate_fn=self._collate,
-            # of its own: drawing a seed for the workers would shift all later random numbers
-            generator=torch.Generator(),
-            **self._options,
+        return iter(
+            DataLoader(
+                self._dataset,
+                batch_sampler=left if first < self._end else [],
+                num_workers=self._workers,
+                collate_fn=self._collate,
+                # of its own: drawing a seed for the workers would shift all later random numbers
+                generator=torch.Generator(),
+                **self._options,
+            )
         )
-        try:
-            yield from batches
-        except RuntimeError as error:
-            if "DataLoader worker" not in str(error):
-                raise
-            raise InputError(
-                f"a worker that reads samples died ({error}); often memory ran out: use fewer than "
-                f"{self._workers} workers, num_workers=0 for none"
-            ) from error
 
     def _collate(self, items: list[Any]) -> list[Tensor]:
         y = torch.tensor([int(item[1]) for item in items])

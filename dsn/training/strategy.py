@@ -27,7 +27,14 @@ from ..storage import Tree, read_tree, write_tree
 from ..transfer import ACCEPTANCE, MECHANISMS, ForwardOutcome, TransferOutcome
 from .best_state import BestState
 from .hooks import IterationHooks
-from .loader import StreamLoader, TensorLoader, read_compact, read_samples, sample_bytes
+from .loader import (
+    StreamLoader,
+    TensorLoader,
+    explaining_dead_workers,
+    read_compact,
+    read_samples,
+    sample_bytes,
+)
 from .state import END, Resumed, put_state, take_state
 from .task_end import end_task
 
@@ -369,6 +376,14 @@ class DSN(IterationHooks, SupervisedTemplate):
         if self.schedule == "plateau":
             return ReduceLROnPlateau(self.optimizer, "max", factor=PLATEAU_FACTOR, patience=PLATEAU_PATIENCE)
         return None
+
+    def training_epoch(self, **kwargs: Any) -> None:
+        with explaining_dead_workers():
+            super().training_epoch(**kwargs)
+
+    def eval_epoch(self, **kwargs: Any) -> None:
+        with explaining_dead_workers():
+            super().eval_epoch(**kwargs)
 
     # ---- one batch -------------------------------------------------------------------------------------
 

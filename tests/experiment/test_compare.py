@@ -26,6 +26,7 @@ from dsn.experiment.compare_worker import Job, Workers
 from dsn.experiment.comparison import MEASURES, load_comparison
 from dsn.experiment.config import load
 from dsn.experiment.result import read_result
+from tests.experiment.resuming import Killed, killed_at
 
 ROOT = Path(__file__).parents[2]
 TINY = {
@@ -282,7 +283,8 @@ def test_killed_and_stopped_it_goes_on_to_the_same_table(inline, tiny, tmp_path)
     os.kill(stopped.pid, signal.SIGTERM)
     said = stopped.communicate(timeout=30)[0]
     assert stopped.returncode == 143 and "the same command goes on" in said and "Traceback" not in said
-    assert not any(child.is_running() and child.status() != "zombie" for child in children)
+    # the workers are gone by then, multiprocessing's own process ends once it sees that
+    wait_for(lambda: not any(child.is_running() and child.status() != "zombie" for child in children), 10)
     assert not list(out.glob("tiny/runs/.*"))
 
     whole, _ = compared(tiny, tmp_path / "out")
@@ -308,3 +310,19 @@ def test_a_worker_that_dies_fails_its_run_alone(tmp_path):
         workers.do(jobs, ended, kill_the_first)
     assert "died with exit status -9" in outcomes["first"]
     assert "Config" in (tmp_path / "second.log").read_text() and "died" not in outcomes["second"]
+
+
+def test_a_run_that_was_killed_goes_on_within_its_task(inline, tiny, tmp_path):
+    options = {"strategies": "dsn", "seeds": "0"}
+    whole, _ = compared(tiny, tmp_path / "whole", **options)
+    with pytest.raises(Killed), killed_at(7):
+        compared(tiny, tmp_path / "cmp", "checkpoint.iterations=3", **options)
+    runs = tmp_path / "cmp" / "tiny" / "runs"
+    assert sorted(path.name for path in runs.iterdir()) == ["dsn-seed0.checkpoint", "dsn-seed0.log"]
+    again, _ = compared(tiny, tmp_path / "cmp", **options)  # when it keeps its state is its own affair
+    assert "going on at task 0" in (runs / "dsn-seed0.log").read_text()
+    left, right = without_times(again), without_times(whole)
+    assert left["streams"] == right["streams"]
+    assert not (runs / "dsn-seed0.checkpoint").exists()
+    _, text = compared(tiny, tmp_path / "cmp", "checkpoint.minutes=null", **options)
+    assert "1 runs, 1 of them there already" in text
