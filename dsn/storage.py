@@ -38,6 +38,11 @@ def pack(tree: Tree, *, format: str, version: int) -> bytes:
     """The bytes of a file that holds ``tree``. Raises TypeError for a value that is no tree."""
     tensors: dict[str, Tensor] = {}
     plain = _encode(tree, "", tensors)
+    places: set[int] = set()
+    for name, value in tensors.items():
+        if value.numel() and value.data_ptr() in places:
+            tensors[name] = value.clone()
+        places.add(value.data_ptr())
     header = {"format": format, "version": version}
     header |= {"sha256": checksum(header, plain, tensors), "tree": plain}
     return serialize(tensors, metadata={KEY: json.dumps(header, allow_nan=False)})
@@ -157,7 +162,10 @@ def _encode(tree: Tree, name: str, tensors: dict[str, Tensor]) -> Any:
     if isinstance(tree, float):
         return float(tree) if math.isfinite(tree) else {FLOAT: repr(float(tree))}
     if isinstance(tree, Tensor):
-        tensors[name] = tree.detach().to("cpu", copy=True).contiguous()
+        value = tree.detach().cpu().contiguous()
+        whole = value.untyped_storage().nbytes() == value.numel() * value.element_size()
+        # safetensors takes no tensors that share memory, so parts of others are copied
+        tensors[name] = value if whole else value.clone()
         return {TENSOR: name}
     if isinstance(tree, (list, tuple)):
         items = [_encode(item, f"{name}.{i}" if name else str(i), tensors) for i, item in enumerate(tree)]

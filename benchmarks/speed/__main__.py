@@ -69,6 +69,13 @@ CLAIMS: dict[str, list[Claim]] = {
         Claim("1,000 impressions, AlexNet: the reference's CPU time over ours", ">= 50", r"^ratio: (.+)"),
         Claim("their agreement", ">= 0.99", r"agreement: ([0-9.]+)"),
     ],
+    "checkpoint": [
+        Claim(
+            "keeping a run's state over the rest of the run, quickstart", "< 0.01", r"quickstart:.*ratio (.+)"
+        ),
+        Claim("the same, ResNet-18", "< 0.01", r"ResNet-18:.*ratio (.+)"),
+        Claim("a checkpoint of it, seconds", "", r"ResNet-18:.* takes (\S+) s"),
+    ],
 }
 ARGUMENTS = {"epoch": ["--naive"]}
 

@@ -66,7 +66,7 @@ class Checkpoints:
         self.folder, self.every = folder, config.checkpoint
         self._owner = owner_of(config) | {"device": device}
         self._interrupts, self._console = interrupts, console
-        self._waiting: Tree = None
+        self._waiting: Callable[[], Tree] | None = None
         self._latest_is_bad = False
         self._began_again()
 
@@ -75,28 +75,29 @@ class Checkpoints:
 
         Args:
             before: what follows. An "iteration" is short: signals wait for its end, as they do while a task
-                is in "training". Everything else takes long: signals end it at once, so its state is taken
-                in any case, and written by :meth:`flush` if it comes to that.
+                is in "training". Everything else takes long, and signals end it at once: then :meth:`flush`
+                writes this state. The "end" of a task changes it, so it is taken beforehand; during an
+                "evaluation" and the writing of the "result" it stays as it is.
 
         Raises:
             Stopped: a signal came.
         """
-        stop = self._interrupts.requested is not None
-        if before == "iteration":
-            self._iterations += 1
-            if stop or self._due():
-                self._write(make())
-        else:
-            self._waiting = make()
-            if stop or self._due():
-                self.flush()
+        self._waiting = None
+        self._iterations += before == "iteration"
+        if self._interrupts.requested is not None or self._due():
+            self._write(make())
+        elif before == "end":
+            taken = make()
+            self._waiting = lambda: taken
+        elif before in ("evaluation", "result"):
+            self._waiting = make
         self._interrupts.stop_if_requested()
         self._interrupts.deferred = before in ("iteration", "training")
 
     def flush(self) -> None:
-        """Write the state that was taken last, unless what is on the disk is newer."""
+        """Write the state as it was at the last rest, where that is at hand and not on the disk."""
         if self._waiting is not None:
-            self._write(self._waiting)
+            self._write(self._waiting())
 
     @property
     def there(self) -> bool:

@@ -3,6 +3,7 @@
 import signal
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -81,13 +82,13 @@ def run(
         return finished(config, out, console), out
     with held(out, folder_name, resume=resume) as (out, folder), Interrupts() as interrupts:
         try:
-            with output_folder(out, folder_name) as (partial, target):
+            with output_folder(out, folder_name) as (unfinished, target):
                 device = set_up(config)
                 checkpoints = Checkpoints(folder, config, str(device), interrupts, console)
                 saved = checkpoints.load() if resume else None
                 if resume and saved is None:
                     console.print("nothing to resume, the run begins", soft_wrap=True)
-                result = run_from(saved, config, device, checkpoints, console, verbose, partial)
+                result = run_from(saved, config, device, checkpoints, console, verbose, unfinished)
         except (KeyboardInterrupt, SystemExit) as error:
             number = error.signal if isinstance(error, Stopped) else signal.SIGINT
             raise Stopped(number, str(out), has_checkpoint(folder)) from error
@@ -204,18 +205,18 @@ def learn(
         forwards = getattr(strategy, "forward_transfers", [])
         show_topology = TopologyLines(console, strategy.model, verbose)
         model = strategy.model if isinstance(strategy.model, MaskedModel) else None
-        fingerprints = None if model is None else Fingerprints(model)
         course = Course(strategy, metrics, progress, saved)
         if saved is not None and saved.state is not None:
             console.print(f"going on {course}", soft_wrap=True)
         elif config.evaluation.random:
             strategy.eval(benchmark.test_stream)
         ahead = 1 if config.evaluation.random else 0  # forward transfer looks at the next task too
-        while course.task < tasks:
-            task = course.task
+        row = None if model is None else partial(row_of, Fingerprints(model))
+        while course.place.task < tasks:
+            task = course.place.task
             course.train(benchmark.train_stream[task], validation(benchmark, task))
             evaluated = not at_once or task == tasks - 1
-            course.evaluate(benchmark.test_stream[: task + 1 + ahead] if evaluated else None)
+            course.evaluate(benchmark.test_stream[: task + 1 + ahead] if evaluated else None, row)
             label = metrics.order[-1]
             show_transfers(
                 console,
@@ -223,19 +224,17 @@ def learn(
                 [outcome for outcome in transfers if outcome.source == label],
             )
             show_topology()
-            if fingerprints is not None:
-                course.certificate.append(row_of(fingerprints))
         course.end()
     matrix = np.where(np.tri(tasks) == 1, metrics.matrix[-1], np.nan) if at_once else metrics.matrix
     return Learnt(
         matrix=matrix,
         random=metrics.random,
         model=model,
-        times=course.times,
+        times=list(course.place.times),
         memory=strategy.memory() if model is None else masked_model_memory(model),
         transfers=[Transfer.model_validate(asdict(outcome)) for outcome in transfers],
         forward_transfers=[Forward.model_validate(asdict(outcome)) for outcome in forwards],
-        certificate=None if model is None else course.certificate,
+        certificate=None if model is None else list(course.place.certificate),
     )
 
 

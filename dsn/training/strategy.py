@@ -294,9 +294,9 @@ class DSN(IterationHooks, SupervisedTemplate):
             self._train_phase(task, **kwargs)
         self.phase, self.resumed, self._losses = END, None, []
         self.model.freeze(task)
-        if self.at_rest is not None:
-            self.at_rest("end")
         if self.transfer_tasks or self.forward_tasks:
+            if self.at_rest is not None:
+                self.at_rest("end")
             self._end_task(task)
         self.phase = None
 

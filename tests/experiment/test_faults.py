@@ -290,7 +290,7 @@ def test_out_of_memory_names_the_batch_size_and_keeps_the_run(tmp_path, monkeypa
             raise error
         backward(self)
 
-    config = tiny(tmp_path, *SHORT)
+    config = tiny(tmp_path, *SHORT, EVERY)
     with monkeypatch.context() as patch:
         patch.setattr(DSN, "backward", fails)
         with pytest.raises(InputError, match="batch_size is 20.*--set train.batch_size=10") as raised:
