@@ -66,6 +66,7 @@ def test_the_file_has_the_documented_fields(tmp_path):
         "metrics",
         "forward_transfers",
         "memory",
+        "certificate",
         "independent",
         "tasks",
         "transfers",

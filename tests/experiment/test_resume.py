@@ -1,12 +1,16 @@
 """A run that is interrupted anywhere goes on to the same result, to the last bit."""
 
+import importlib.util
 import json
 import os
 import random
 import re
+import shlex
 import signal
+from pathlib import Path
 
 import pytest
+import yaml
 from rich.console import Console
 
 from benchmarks import kills
@@ -14,9 +18,10 @@ from dsn.errors import Stopped
 from dsn.experiment import files
 from dsn.experiment.checkpoint import LATEST, Checkpoints
 from dsn.experiment.run import run
-from tests.experiment.resuming import Killed, assert_same_result, killed_at, tiny
+from tests.experiment.resuming import TINY, Killed, assert_same_result, killed_at, tiny
 
 pytestmark = pytest.mark.filterwarnings("ignore:task .* no free neuron")
+ROOT = Path(__file__).parents[2]
 EVERY = "checkpoint.iterations=3"
 
 
@@ -138,3 +143,27 @@ def signalled_at(place, number):
             os.kill(os.getpid(), number)  # arrives in what takes long
 
     return signalling
+
+
+def test_the_line_that_says_how_to_go_on_can_be_typed(whole, tmp_path, monkeypatch, capsys):
+    spec = importlib.util.spec_from_file_location("command_line", ROOT / "run.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(TINY))
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(Checkpoints, "rest", signalled_at(3, signal.SIGTERM))
+            assert module.main(["run", "tiny.yaml", "--seed", "0", "--set", EVERY]) == 143
+        said = capsys.readouterr().err.splitlines()[-1]
+        command = said.removeprefix("stopped; go on with: python run.py ")
+        assert command == f"run tiny.yaml --seed 0 --set {EVERY} --out results/tiny-seed0 --resume"
+        assert module.main([*shlex.split(command), "--set", "train.lr=0.5"]) == 2
+        assert "train.lr was 0.03, is 0.5" in capsys.readouterr().err
+        assert module.main(shlex.split(command)) == 0
+        assert_same_result(tmp_path / "results" / "tiny-seed0", whole()[0])
+        assert module.main(shlex.split(command)) == 0
+        assert "finished, nothing is left to do" in capsys.readouterr().out
+    finally:
+        signal.signal(signal.SIGTERM, before)
