@@ -5,6 +5,7 @@ as safetensors, the rest as JSON in that file's metadata, with a format, a versi
 A file is replaced in one step and reaches the disk before the step is made.
 """
 
+import errno
 import hashlib
 import json
 import math
@@ -114,12 +115,15 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make renames inside ``folder`` reach the disk, where the system can."""
+    """Make renames inside ``folder`` reach the disk, where system and file system can."""
     if os.name != "posix":
         return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
     finally:
         os.close(descriptor)
 

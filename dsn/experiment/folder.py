@@ -52,7 +52,7 @@ def _to_disk(folder: Path) -> None:
     """Make every file in ``folder`` reach the disk."""
     for path in folder.rglob("*"):
         if path.is_file():
-            with path.open("rb") as file:
+            with path.open("rb+") as file:
                 os.fsync(file.fileno())
     sync_folder(folder)
 

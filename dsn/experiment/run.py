@@ -42,7 +42,7 @@ from .result import (
     matrix_as_lists,
     read_result,
 )
-from .run_folder import checkpoint_of, drop, held
+from .run_folder import drop, held
 from .stopwatch import Stopwatch
 from .terminal import TaskProgress, make_console, show_result, show_transfers
 from .topology_lines import TopologyLines
@@ -77,10 +77,10 @@ def run(
     """
     console = console or make_console()
     folder_name = f"{name}-seed{config.seed}"
-    if resume and out is not None and (out / RESULT).is_file():
-        drop(checkpoint_of(out))  # it was killed between the two
-        return finished(config, out, console), out
     with held(out, folder_name, resume=resume) as (out, folder), Interrupts() as interrupts:
+        if resume and (out / RESULT).is_file():
+            drop(folder)  # if it is there, the run was killed between its last two steps
+            return finished(config, out, console), out
         try:
             with output_folder(out, folder_name) as (unfinished, target):
                 device = set_up(config)

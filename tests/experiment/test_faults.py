@@ -1,5 +1,6 @@
 """What a run does when something goes wrong around it: no traceback, nothing half written, nothing lost."""
 
+import copy
 import errno
 import importlib.util
 import inspect
@@ -234,8 +235,11 @@ def test_an_interrupted_run_is_not_overwritten(tmp_path, monkeypatch, interrupte
 def test_resuming_what_is_finished_or_never_begun(tmp_path, reference):
     config = tiny(tmp_path, *SHORT)
     before = (reference / "result.json").read_bytes()
-    checkpoint_of(reference).mkdir()  # as if it had been killed after its last step
-    assert "is finished, nothing is left to do" in said_by(config, reference, resume=True)
+    for killed_after_its_last_step in (True, False):
+        if killed_after_its_last_step:
+            checkpoint_of(reference).mkdir()
+            write_tree(checkpoint_of(reference) / LATEST, {}, format=FORMAT, version=VERSION)
+        assert "is finished, nothing is left to do" in said_by(config, reference, resume=True)
     assert (reference / "result.json").read_bytes() == before and not checkpoint_of(reference).exists()
     with pytest.raises(InputError, match="another run is finished there: seed was 0, is 4"):
         run(tiny(tmp_path, *SHORT, "seed=4"), reference, resume=True)
@@ -330,6 +334,7 @@ def keys_of(values, prefix=()):
             yield from keys_of(value, (*prefix, key))
 
 
+DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 WHOLE = Config.model_validate(TINY).model_dump(mode="json")
 VALUES = st.one_of(
     st.none(),
@@ -352,10 +357,6 @@ def main():
         yield module.main
 
 
-class Reached(Exception):
-    """The config was taken."""
-
-
 @settings(deadline=None, max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     key=st.sampled_from(list(keys_of(WHOLE))),
@@ -365,7 +366,7 @@ class Reached(Exception):
 def test_a_bad_config_is_refused_by_its_key_or_taken_as_it_stands(
     main, tmp_path, monkeypatch, key, how, value
 ):
-    values = yaml.safe_load(yaml.safe_dump(WHOLE))
+    values = copy.deepcopy(WHOLE)
     here = values
     for part in key[:-1]:
         here = here[part]
@@ -375,7 +376,7 @@ def test_a_bad_config_is_refused_by_its_key_or_taken_as_it_stands(
         del here[key[-1]]
     else:
         here[f"{key[-1]}s"] = value
-    (tmp_path / "config.yaml").write_text(yaml.safe_dump(values))
+    (tmp_path / "config.yaml").write_text(yaml.dump(values, Dumper=DUMPER))
     taken = []
 
     def reached(config, *_arguments, **_options):

@@ -60,12 +60,10 @@ def finish(config, out, **options):
 
 CASES = {
     "in a task": ((), "iteration", 0.4),
-    "at its end": ((), "end", 0.5),
-    "before evaluating": ((), "evaluation", 0.5),
+    "at its end": (("transfer.forward=1",), "end", 0.5),
     "between two tasks": ((), "training", 0.7),
     "before the result": ((), "result", 0),
     "hat": (("strategy=hat",), "iteration", 0.7),
-    "independent": (("strategy=independent",), "iteration", 0.6),
     "references": (("evaluation={independent: true, random: true}",), "iteration", 0.9),
 }
 
