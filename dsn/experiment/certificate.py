@@ -18,7 +18,7 @@ Status = Literal["unchanged", "changed by an accepted transfer", "BROKEN"]
 def row_of(fingerprints: Fingerprints) -> Row:
     """The fingerprints of all committed tasks, now."""
     tasks = fingerprints.model.committed
-    found = [fingerprints.of(task) for task in tasks]
+    found = fingerprints.of(*tasks)
     return Row(
         tasks=tasks,
         weights=[one.weights for one in found],

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -50,18 +50,18 @@ class Fingerprints:
     def __init__(self, model: MaskedModel) -> None:
         self.model = model
         self._x = probe(model)
-        self._places: dict[int, tuple[Any, dict[str, Tensor]]] = {}
+        self._places: dict[int, tuple[dict[str, int], dict[str, Tensor], dict[str, Tensor]]] = {}
 
-    @torch.no_grad()
-    def of(self, task: int) -> Fingerprint:
-        """The fingerprint of ``task`` as it is now."""
+    def of(self, *tasks: int) -> list[Fingerprint]:
+        """The fingerprints of ``tasks`` as they are now."""
         with evaluating(self.model):
-            logits = self.model(self._x, task)
-        laterals = self.model.lateral_heads(task)
+            return [self._one(task) for task in tasks]
+
+    def _one(self, task: int) -> Fingerprint:
         return Fingerprint(
             weights=_hash(self._weights(task)),
-            reads=_hash(dict(laterals.named_buffers())),
-            logits=_hash({"logits": logits}),
+            reads=_hash(dict(self.model.lateral_heads(task).named_buffers())),
+            logits=_hash({"logits": self.model(self._x, task)}),
         )
 
     def _weights(self, task: int) -> dict[str, Tensor]:
@@ -82,11 +82,12 @@ class Fingerprints:
 
     def _inputs(self, task: int, masks: dict[str, Tensor]) -> dict[str, Tensor]:
         """The columns [d] of each layer that the mask lets through, found once a mask and widths."""
-        key = ({path: mask.tolist() for path, mask in masks.items()}, self.model.layers)
-        if task not in self._places or self._places[task][0] != key:
+        known, widths = self._places.get(task), self.model.layers
+        if known is None or known[0] != widths or any(not known[1][p].equal(m) for p, m in masks.items()):
             live, _ = live_inputs(self.model, masks)
-            self._places[task] = (key, {path: flags.nonzero().flatten() for path, flags in live.items()})
-        return self._places[task][1]
+            inputs = {path: flags.nonzero().flatten() for path, flags in live.items()}
+            known = self._places[task] = (widths, masks, inputs)
+        return known[2]
 
 
 def _hash(tensors: dict[str, Tensor]) -> str:

@@ -51,7 +51,7 @@ def save_task(model: MaskedModel, task: int, path: Path) -> None:
         "head": head.state_dict(),
         "record": dict(model.record(task).named_buffers()),
         "laterals": [
-            {"source": one.source_task, "of": hashes.of(one.source_task).weights}
+            {"source": one.source_task, "of": hashes.of(one.source_task)[0].weights}
             | {name: getattr(one, name) for name in LATERAL}
             for one in laterals
         ],
@@ -167,7 +167,7 @@ def _refuse_other_sources(model: MaskedModel, tree: Tree) -> None:
             continue
         if source not in model.committed:
             raise InputError(f"it reads from task {source}, which is not here: load that first")
-        if Fingerprints(model).of(source).weights != lateral["of"]:
+        if Fingerprints(model).of(source)[0].weights != lateral["of"]:
             raise InputError(f"it reads from task {source}, and the task of that number here is another one")
 
 
