@@ -211,11 +211,6 @@ class MaskedModel(nn.Module):
         self.task_ids = torch.tensor(self.tasks, device=self.device)
         return task
 
-    def set_budget(self, budget: float | Mapping[str, float] | None) -> None:
-        """Limit what the task being learnt selects, as ``add_task`` does; a stored state has no limits."""
-        for path, limit in self._limits(budget).items():
-            self.gates_by_path[path].budget = limit
-
     def _limits(self, budget: float | Mapping[str, float] | None) -> dict[str, int | None]:
         if isinstance(budget, Mapping):
             unknown = set(budget) - set(self.layers)

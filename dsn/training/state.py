@@ -30,6 +30,7 @@ SETTINGS = (
     "s_max",
     "annealing",
     "budget",
+    "planned_tasks",
     "logit_mean",
     "logit_std",
     "initial",
@@ -81,8 +82,10 @@ def take_state(strategy: "DSN") -> dict[str, Tree]:
 
 def _take_task(strategy: "DSN") -> dict[str, Tree]:
     """What is under way of the task being learnt."""
+    gates = strategy.model.gates_by_path.items()
     within: dict[str, Tree] = {
         "task": strategy.model.tasks[-1],
+        "limits": {path: [gate.budget, gate.fresh] for path, gate in gates},
         "phase": strategy.phase,
         "epoch": strategy.phase_epoch,
     }
@@ -137,7 +140,9 @@ class Resumed:
                 f"the state was taken while task {self.task} was learnt, but the experience is of task "
                 f"{task}: train on that task's experience first"
             )
-        strategy.model.set_budget(strategy.budget)
+        for path, (budget, fresh) in self._within["limits"].items():
+            gate = strategy.model.gates_by_path[path]
+            gate.budget, gate.fresh = budget, fresh
         if self.phase != END:
             for parameter in strategy.model.own_parameters(task):
                 parameter.requires_grad_(True)

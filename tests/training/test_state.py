@@ -1,6 +1,7 @@
 """A strategy's state, taken anywhere and put into a fresh strategy: training goes on to the same last bit."""
 
 import copy
+import inspect
 import random
 
 import numpy as np
@@ -11,13 +12,15 @@ from avalanche.core import SupervisedPlugin
 from benchmarks import split_digits
 from dsn import DSN, InputError, backbones, mask_neurons
 from dsn.storage import read_tree, write_tree
+from dsn.training.state import SETTINGS as SETTINGS_THAT_MUST_FIT
 
 SETTINGS = {
     "sgd": {"optimizer": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, weight_decay=1e-3)},
     "adamw, cosine, budget": {
         "optimizer": lambda p: torch.optim.AdamW(p, lr=0.01),
         "schedule": "cosine",
-        "budget": 0.5,
+        "budget": 0.7,
+        "planned_tasks": 3,
         "annealing": "task",
     },
     "plateau, best, phases": {
@@ -117,6 +120,13 @@ def learn_from(strategy, stream, task):
     for later in range(task, 3):
         strategy.train(stream.train_stream[later], eval_streams=[stream.valid_stream[later]])
     return strategy
+
+
+def test_every_argument_that_training_depends_on_must_fit():
+    own = {"model", "optimizer", "criterion", "plugins", "evaluator", "eval_every", "base_kwargs"}
+    without_effect = {"eval_mb_size", "cache", "cache_bytes", "device", "compile"}
+    arguments = set(inspect.signature(DSN).parameters) - own - without_effect
+    assert arguments == set(SETTINGS_THAT_MUST_FIT)
 
 
 def test_evaluating_meanwhile_does_no_harm(stream):
