@@ -7,7 +7,7 @@ CHECKS = (
     ["ruff", "format", "--check", "."],
     ["ruff", "check", "."],
     ["mypy"],
-    ["pytest", *sys.argv[1:]],
+    ["pytest", "-n", "auto", "--dist", "worksteal", *sys.argv[1:]],
 )
 
 for check in CHECKS:

@@ -1,11 +1,14 @@
 """The accuracy matrix and its metrics for any Avalanche strategy, as a PluginMetric."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from avalanche.evaluation import PluginMetric
 from avalanche.evaluation.metric_results import MetricValue
+from avalanche.evaluation.metrics import accuracy_metrics, loss_metrics
+from avalanche.logging import TensorboardLogger
 from avalanche.training.plugins import EvaluationPlugin
 from torch import Tensor
 
@@ -133,9 +136,29 @@ class TransferMetrics(PluginMetric[dict[str, float | None]]):
         return not self._in_train and strategy.experience.origin_stream.name == self.stream
 
 
-def evaluator(metrics: TransferMetrics, loggers: list[Any]) -> EvaluationPlugin:
-    """An Avalanche evaluator of just these metrics; ``loggers`` are its loggers, at least one."""
-    return EvaluationPlugin(metrics, loggers=loggers)
+def evaluator(
+    metrics: TransferMetrics, loggers: list[Any], tensorboard: Path | None = None
+) -> EvaluationPlugin:
+    """An Avalanche evaluator of these metrics; ``loggers`` are its loggers, at least one.
+
+    ``tensorboard``: a folder for the logs of Avalanche's TensorboardLogger, which then also get loss and
+    accuracy of each training epoch. They count from there where an epoch goes on after an interruption.
+    """
+    if tensorboard is None:
+        return EvaluationPlugin(metrics, loggers=loggers)
+    return EvaluationPlugin(
+        metrics,
+        loss_metrics(epoch=True),
+        accuracy_metrics(epoch=True),
+        loggers=[*loggers, TensorboardLogger(str(tensorboard))],
+    )
+
+
+def close_logs(plugin: EvaluationPlugin) -> None:
+    """Write out what TensorBoard's logger still holds back."""
+    for logger in plugin.loggers:
+        if isinstance(logger, TensorboardLogger):
+            logger.writer.close()
 
 
 def _only(labels: list[int]) -> int:

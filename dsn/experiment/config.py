@@ -263,6 +263,7 @@ class Config(Block):
     strategy: dsn or one of ``dsn.baselines.STRATEGIES``; ``baselines`` has their hyper-parameters
     device: auto takes a GPU if there is one; else as torch names it, e.g. cpu or cuda:1
     threads: CPU threads of torch; null leaves torch's own choice
+    tensorboard: also write logs for TensorBoard, by Avalanche's logger, into the folder of the run
     """
 
     stream: Stream
@@ -278,6 +279,7 @@ class Config(Block):
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     device: str = "auto"
     threads: Positive | None = None
+    tensorboard: bool = False
 
     @field_validator("device")
     @classmethod

@@ -1,5 +1,6 @@
 """One run: a stream is learnt task by task, evaluated after each, and its result written."""
 
+import shutil
 import signal
 from collections.abc import Callable
 from dataclasses import asdict
@@ -15,7 +16,7 @@ from benchmarks import streams
 from dsn.baselines import masked_model_memory
 from dsn.errors import InputError, Stopped
 from dsn.evaluation.metrics import all_metrics
-from dsn.evaluation.plugin import TransferMetrics, evaluator
+from dsn.evaluation.plugin import TransferMetrics, close_logs, evaluator
 from dsn.masking import MaskedModel
 from dsn.masking.fingerprint import Fingerprints
 from dsn.storage import Tree, first_difference
@@ -46,6 +47,8 @@ from .run_folder import drop, held
 from .stopwatch import Stopwatch
 from .terminal import TaskProgress, make_console, show_result, show_transfers
 from .topology_lines import TopologyLines
+
+TENSORBOARD = "tensorboard"
 
 
 def run(
@@ -121,6 +124,7 @@ def run_from(
     """Go on from ``saved``, None for the start, to the result, and write its files into ``folder``."""
     saved = {"seconds": 0.0, "learnt": None, "course": None, "references": None} | (saved or {})
     watch = Stopwatch(saved["seconds"])
+    logs = checkpoints.folder / TENSORBOARD if config.tensorboard else None  # they outlive an interruption
     benchmark = streams.build(config.stream, config.seed)
     console.print(f"{config.stream.name}, {config.strategy} on {device}")
 
@@ -133,7 +137,7 @@ def run_from(
     try:
         if saved["learnt"] is None:
             course = Saved(keep("course", None), saved["course"])
-            learnt = learn(config, benchmark, device, console, verbose, course)
+            learnt = learn(config, benchmark, device, console, verbose, course, tensorboard=logs)
             learnt_at = watch()
         else:
             learnt, learnt_at = learnt_of(saved["learnt"], config, sample_shape(benchmark), device)
@@ -158,6 +162,8 @@ def run_from(
             environment=environment(device),
         )
         write(result, config, learnt.model, benchmark.pixel_range, folder)
+        if logs is not None and logs.is_dir():
+            shutil.move(logs, folder / TENSORBOARD)
     except InputError:
         raise
     except BaseException as error:
@@ -175,12 +181,14 @@ def learn(
     console: Console,
     verbose: bool,
     saved: Saved | None = None,
+    tensorboard: Path | None = None,
 ) -> Learnt:
     """Train the tasks of ``benchmark`` in order with one strategy; after each, a row of the accuracy matrix.
 
     A strategy is anything that has Avalanche's ``train`` and ``eval``, and ``memory``. Joint training learns
     nothing before it has seen the last task: it is evaluated once, and that row stands in the place of the
-    earlier ones too. ``saved``: where to keep the state, and the one to go on from.
+    earlier ones too. ``saved``: where to keep the state, and the one to go on from. ``tensorboard``: a folder
+    for such logs.
     """
     seed_everything(config.seed)
     metrics = TransferMetrics(benchmark.test_stream.name)
@@ -193,11 +201,12 @@ def learn(
         )
     tasks, at_once = len(benchmark.train_stream), config.strategy == "joint"
     with make_progress(config, benchmark, console, verbose=verbose, evaluated=not at_once) as progress:
+        observer = evaluator(metrics, [progress], tensorboard)
         strategy = build_strategy(
             config,
             sample_shape(benchmark),
             device,
-            evaluator(metrics, [progress]),
+            observer,
             tasks=tasks,
             pixel_range=benchmark.pixel_range,
         )
@@ -225,6 +234,7 @@ def learn(
             )
             show_topology()
         course.end()
+        close_logs(observer)
     matrix = np.where(np.tri(tasks) == 1, metrics.matrix[-1], np.nan) if at_once else metrics.matrix
     return Learnt(
         matrix=matrix,

@@ -15,6 +15,7 @@ import yaml
 from rich.console import Console
 from safetensors import safe_open
 from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from dsn.errors import InputError
 from dsn.evaluation import all_metrics
@@ -291,3 +292,19 @@ def test_the_command_of_the_parser_is_required(main, capsys):
     with pytest.raises(SystemExit) as stopped:
         main.main([])
     assert stopped.value.code == 2 and "COMMAND" in capsys.readouterr().err
+
+
+def test_tensorboard_gets_every_epoch_and_the_metrics_and_changes_nothing(tiny, tmp_path) -> None:
+    short = ["stream.tasks=2", "train.epochs=3", "transfer.tasks=0", "transfer.forward=0"]
+    plain, *_ = quiet_run(tiny(*short), tmp_path / "plain")
+    logged, *_ = quiet_run(tiny(*short, "tensorboard=true"), tmp_path / "logged")
+    assert logged.accuracy_matrix == plain.accuracy_matrix
+    logs = EventAccumulator(str(tmp_path / "logged" / "tensorboard"))
+    logs.Reload()
+    for task in range(2):
+        losses = logs.Scalars(f"Loss_Epoch/train_phase/train_stream/Task{task:03d}")
+        assert len(losses) == 3
+        assert losses[-1].value < losses[0].value
+    assert logs.Scalars("acc/eval_phase/test_stream")[-1].value == pytest.approx(logged.metrics.acc)
+    assert not (tmp_path / "plain" / "tensorboard").exists()
+    assert not (tmp_path / "logged.checkpoint").exists()

@@ -39,14 +39,14 @@ class Table:
     rows: Sequence[Sequence[Cell]] = field(default_factory=list)
 
     def latex(self) -> str:
-        """A ``table`` with booktabs' rules."""
+        """A ``table`` with booktabs' rules, scaled to the line's width by graphicx."""
         form = "".join("r" if column.numeric else "l" for column in self.columns)
         lines = [
             r"\begin{table}",
             r"\centering",
             rf"\caption{{{escape(self.caption)}}}",
             rf"\label{{tab:{self.key}}}",
-            rf"\begin{{tabular}}{{{form}}}",
+            rf"\resizebox{{\linewidth}}{{!}}{{\begin{{tabular}}{{{form}}}",
             r"\toprule",
             " & ".join(escape(column.name) for column in self.columns) + r" \\",
             r"\midrule",
@@ -54,7 +54,7 @@ class Table:
         for row in self.rows:
             cells = [rf"\textbf{{{escape(c.text)}}}" if c.best else escape(c.text) for c in row]
             lines.append(" & ".join(cells) + r" \\")
-        return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{table}"]) + "\n"
+        return "\n".join([*lines, r"\bottomrule", r"\end{tabular}}", r"\end{table}"]) + "\n"
 
 
 def number(text: str, value: float | None, *, best: bool = False) -> Cell:

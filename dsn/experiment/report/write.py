@@ -86,7 +86,7 @@ def _csv(reports: list[StreamReport]) -> str:
 
 
 def _tex(reports: list[StreamReport]) -> str:
-    head = "% needs \\usepackage{booktabs}, and \\usepackage[T1]{fontenc} for quotation marks\n"
+    head = "% needs \\usepackage{booktabs,graphicx}, and \\usepackage[T1]{fontenc} for quotation marks\n"
     return head + "\n".join(report_.table.latex() for report_ in reports)
 
 
