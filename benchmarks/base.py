@@ -5,9 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+
+def _named(folder: object) -> object:
+    if folder == "":
+        raise ValueError("is empty, which would be the current folder: give a folder's path, . for this one")
+    return folder
+
 
 Count = Annotated[int, Field(strict=True, gt=0)]
+Folder = Annotated[Path, BeforeValidator(_named)]
 
 DEFAULT_CACHE = Path("~/.cache/dsn")
 

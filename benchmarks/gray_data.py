@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from benchmarks.base import Count, StreamConfig
+from benchmarks.base import Count, Folder, StreamConfig
 
 if TYPE_CHECKING:
     from benchmarks.tasks import Images
@@ -21,7 +20,7 @@ class GrayConfig(StreamConfig):
 
     data: Literal["mnist", "fashion_mnist", "digits"] = "mnist"
     tasks: Count = 10
-    root: Path | None = None
+    root: Folder | None = None
     flatten: bool = True
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from benchmarks.base import DEFAULT_CACHE, ClassSplitConfig, Count
+from benchmarks.base import DEFAULT_CACHE, ClassSplitConfig, Count, Folder
 
 if TYPE_CHECKING:
     import torch
@@ -30,11 +30,11 @@ class ImageFolderConfig(ClassSplitConfig):
     """
 
     name: Literal["image_folder"] = "image_folder"
-    root: Path
+    root: Folder
     image_size: Count
     channels: Literal["rgb", "grayscale"] = "rgb"
     test_share: float | None = Field(default=None, gt=0.0, lt=1.0)
-    cache: Path | None = DEFAULT_CACHE
+    cache: Folder | None = DEFAULT_CACHE
 
 
 def build(config: ImageFolderConfig, seed: int) -> CLScenario:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from benchmarks.base import ClassSplitConfig, Count
+from benchmarks.base import ClassSplitConfig, Count, Folder
 
 if TYPE_CHECKING:
     from avalanche.benchmarks import CLScenario
@@ -40,7 +39,7 @@ class SplitCIFAR10Config(ClassSplitConfig):
 
     name: Literal["split_cifar10"] = "split_cifar10"
     tasks: Count = 5
-    root: Path | None = None
+    root: Folder | None = None
 
 
 class SplitCIFAR100Config(ClassSplitConfig):
@@ -49,7 +48,7 @@ class SplitCIFAR100Config(ClassSplitConfig):
     name: Literal["split_cifar100"] = "split_cifar100"
     tasks: Count = 20
     by: Literal["class", "superclass"] = "class"
-    root: Path | None = None
+    root: Folder | None = None
 
 
 def build(config: SplitCIFAR10Config | SplitCIFAR100Config, seed: int) -> CLScenario:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from benchmarks.base import ClassSplitConfig, Count
+from benchmarks.base import ClassSplitConfig, Count, Folder
 
 if TYPE_CHECKING:
     from avalanche.benchmarks import CLScenario
@@ -22,7 +21,7 @@ class SplitMNISTConfig(ClassSplitConfig):
     tasks: Count = 5
     classes_per_task: Count | None = 2
     flatten: bool = True
-    root: Path | None = None
+    root: Folder | None = None
 
 
 class SplitFashionMNISTConfig(ClassSplitConfig):
@@ -32,7 +31,7 @@ class SplitFashionMNISTConfig(ClassSplitConfig):
     tasks: Count = 5
     classes_per_task: Count | None = 2
     flatten: bool = True
-    root: Path | None = None
+    root: Folder | None = None
 
 
 def build(config: SplitMNISTConfig | SplitFashionMNISTConfig, seed: int) -> CLScenario:

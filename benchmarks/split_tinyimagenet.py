@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from benchmarks.base import DEFAULT_CACHE, ClassSplitConfig, Count
+from benchmarks.base import DEFAULT_CACHE, ClassSplitConfig, Count, Folder
 
 if TYPE_CHECKING:
     from avalanche.benchmarks import CLScenario
@@ -16,8 +15,8 @@ class SplitTinyImageNetConfig(ClassSplitConfig):
 
     name: Literal["split_tinyimagenet"] = "split_tinyimagenet"
     tasks: Count = 20
-    root: Path | None = None
-    cache: Path | None = DEFAULT_CACHE
+    root: Folder | None = None
+    cache: Folder | None = DEFAULT_CACHE
 
 
 def build(config: SplitTinyImageNetConfig, seed: int) -> CLScenario:

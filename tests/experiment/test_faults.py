@@ -15,7 +15,7 @@ import pytest
 import torch
 import yaml
 from avalanche.training.templates.problem_type.supervised_problem import SupervisedProblem
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
@@ -33,18 +33,13 @@ from dsn.training.hooks import IterationHooks
 from tests.experiment.resuming import TINY, Killed, assert_same_result, killed_at, tiny
 from tests.test_storage import corrupt
 
-pytestmark = pytest.mark.filterwarnings("ignore:task .* no free neuron")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:task .* no free neuron"),
+    pytest.mark.usefixtures("quick_pictures"),
+]
 ROOT = Path(__file__).parents[2]
 EVERY = "checkpoint.iterations=2"
 SHORT = ("stream.tasks=2", "stream.angles=[0, 9]", "train.epochs=2")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_pictures():
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("draw_accuracy_matrix", "draw_neurons"):
-            patch.setattr(files, name, lambda _result, path: path.touch())
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -357,6 +352,7 @@ def main():
         yield module.main
 
 
+@example(key=("stream", "root"), how="replace", value="")
 @settings(deadline=None, max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     key=st.sampled_from(list(keys_of(WHOLE))),

@@ -15,23 +15,16 @@ from rich.console import Console
 
 from benchmarks import kills
 from dsn.errors import Stopped
-from dsn.experiment import files
 from dsn.experiment.checkpoint import LATEST, Checkpoints
 from dsn.experiment.run import run
 from tests.experiment.resuming import TINY, Killed, assert_same_result, killed_at, tiny
 
-pytestmark = pytest.mark.filterwarnings("ignore:task .* no free neuron")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:task .* no free neuron"),
+    pytest.mark.usefixtures("quick_pictures"),
+]
 ROOT = Path(__file__).parents[2]
 EVERY = "checkpoint.iterations=3"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_pictures():
-    """Drawing takes as long as training here."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("draw_accuracy_matrix", "draw_neurons"):
-            patch.setattr(files, name, lambda _result, path: path.touch())
-        yield
 
 
 @pytest.fixture(scope="module")

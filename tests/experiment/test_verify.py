@@ -12,7 +12,6 @@ from rich.console import Console
 
 from dsn import grow
 from dsn.errors import InputError
-from dsn.experiment import files
 from dsn.experiment.certificate import judge
 from dsn.experiment.files import load_model
 from dsn.experiment.result import Row, Transfer, read_result
@@ -22,16 +21,11 @@ from dsn.masking.fingerprint import Fingerprints
 from tests.experiment.resuming import tiny
 from tests.nets import learn, make
 
-pytestmark = pytest.mark.filterwarnings("ignore:task .* no free neuron")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:task .* no free neuron"),
+    pytest.mark.usefixtures("quick_pictures"),
+]
 ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_pictures():
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("draw_accuracy_matrix", "draw_neurons"):
-            patch.setattr(files, name, lambda _result, path: path.touch())
-        yield
 
 
 @pytest.fixture(scope="module")
