@@ -57,8 +57,7 @@ class Worker:
         context = get_context("spawn")  # a fork would share torch's threads and locks
         self.connection, theirs = context.Pipe()
         self.process = context.Process(target=work, args=(theirs, jobs))
-        with _interrupts_held():  # the child inherits this: Ctrl-C is for the parent alone
-            self.process.start()
+        self.process.start()
         theirs.close()
         self.job: Job | None = None
         self.started = 0.0
@@ -136,7 +135,10 @@ class Workers:
             if worker.job is None:
                 return worker
         if len(self._workers) < self.jobs:
-            self._workers.append(Worker(self.jobs))
+            # a signal amid this would leave a child without what it waits for, or one that nobody stops; the
+            # child inherits it: Ctrl-C is for the parent alone
+            with _signals_held():
+                self._workers.append(Worker(self.jobs))
             return self._workers[-1]
         return None
 
@@ -204,13 +206,28 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-class _interrupts_held:
-    """Hold SIGINT back inside the block; it arrives at its end. Nothing where the system cannot."""
+class _signals_held:
+    """Hold SIGINT and SIGTERM back inside the block: the first of them arrives at its end.
+
+    By handlers of its own, since a mask would leave them to other threads; the mask is for children that are
+    started in the block: they never see SIGINT. Outside the main thread, which alone gets signals, nothing.
+    """
 
     def __enter__(self) -> None:
+        self.came: list[int] = []
+        self.before: dict[int, Any] = {}
+        if threading.current_thread() is not threading.main_thread():
+            return
+        for number in (signal.SIGINT, signal.SIGTERM):
+            if signal.getsignal(number) is not None:
+                self.before[number] = signal.signal(number, lambda number, _frame: self.came.append(number))
         if hasattr(signal, "pthread_sigmask"):
-            self.before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+            self.mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
 
     def __exit__(self, *_exception: object) -> None:
-        if hasattr(signal, "pthread_sigmask"):
-            signal.pthread_sigmask(signal.SIG_SETMASK, self.before)
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+        if self.before and hasattr(signal, "pthread_sigmask"):
+            signal.pthread_sigmask(signal.SIG_SETMASK, self.mask)
+        if self.came:
+            signal.raise_signal(self.came[0])

@@ -20,6 +20,7 @@ from rich.console import Console
 from dsn.errors import InputError
 from dsn.evaluation.metrics import trans
 from dsn.experiment import compare as module
+from dsn.experiment import compare_worker
 from dsn.experiment.compare import compare
 from dsn.experiment.compare_plan import make_plan
 from dsn.experiment.compare_worker import Job, Workers
@@ -291,6 +292,27 @@ def test_killed_and_stopped_it_goes_on_to_the_same_table(inline, tiny, tmp_path)
     assert len(inline) < 4 and (out / "tiny/runs/dsn-seed0/result.json").stat().st_mtime_ns == finished
     never_stopped, _ = compared(tiny, tmp_path / "other")
     assert without_times(whole) == without_times(never_stopped) and whole.complete
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_a_worker_starts_waits_until_it_can_be_stopped(monkeypatch, number):
+    stopped = []
+
+    class Starting:
+        def __init__(self, jobs):
+            signal.raise_signal(number)
+
+        def stop(self):
+            stopped.append(self)
+
+    monkeypatch.setattr(compare_worker, "Worker", Starting)
+    before = signal.signal(number, lambda *_: sys.exit(3))
+    try:
+        with pytest.raises(SystemExit), Workers(1) as workers:
+            workers._idle()
+    finally:
+        signal.signal(number, before)
+    assert len(stopped) == 1
 
 
 def test_a_worker_that_dies_fails_its_run_alone(tmp_path):
