@@ -77,7 +77,7 @@ CLAIMS: dict[str, list[Claim]] = {
         Claim("a checkpoint of it, seconds", "", r"ResNet-18:.* takes (\S+) s"),
     ],
 }
-ARGUMENTS = {"epoch": ["--naive"]}
+ARGUMENTS = {"epoch": ["--naive"], "impressions": ["--steps", "70"]}
 
 
 def main() -> None:
