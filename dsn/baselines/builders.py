@@ -86,7 +86,7 @@ def _hat(setting: Setting, *, sparsity: float, s_max: float) -> DSN:
 
     As published: gates sigma(s e) with e from N(0, 1), s annealed from 1/s_max to s_max within each epoch,
     the compensated gradient of e, e kept in +-6, the regulariser over neurons that no earlier task uses with
-    the weight ``sparsity``. Off: backward transfer, budget, growth, warm-up and consolidation, whatever the
+    the weight ``sparsity``. Off: transfer, budget, plan, growth, warm-up and consolidation, whatever the
     config's ``selection`` says.
 
     Not as published: HAT evaluates with soft gates at s_max and scales the gradient of a weight by 1 - the
