@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..storage import add_tensor
 from .layers import evaluating
-from .wiring import live_inputs
+from .wiring import read_inputs
 
 if TYPE_CHECKING:
     from .model import MaskedModel
@@ -84,7 +84,7 @@ class Fingerprints:
         """The columns [d] of each layer that the mask lets through, found once a mask and widths."""
         known, widths = self._places.get(task), self.model.layers
         if known is None or known[0] != widths or any(not known[1][p].equal(m) for p, m in masks.items()):
-            live, _ = live_inputs(self.model, masks)
+            live = read_inputs(self.model, masks)
             inputs = {path: flags.nonzero().flatten() for path, flags in live.items()}
             known = self._places[task] = (widths, masks, inputs)
         return known[2]

@@ -20,7 +20,7 @@ from torch import Tensor
 from ..errors import InputError
 from .layers import neuron_dim
 from .protection import ProtectedWeights
-from .wiring import live_inputs, send
+from .wiring import read_inputs, send
 
 if TYPE_CHECKING:
     from .model import MaskedModel
@@ -162,9 +162,9 @@ def _rescale(model: MaskedModel, protected: ProtectedWeights, chosen: Mapping[st
     a_i / 2 where protected weights alone make more than that. Reused neurons have learnt to be loud: counted
     as 1 each, they would double the signal with every layer and task, until steps of the usual size diverge.
     """
-    live, _ = live_inputs(model, chosen)
+    live = read_inputs(model, chosen)
     used = model.used()
-    fixed, _ = live_inputs(model, used)
+    fixed = read_inputs(model, used)
     counts = {path: mask.to(model.device, model.dtype) for path, mask in chosen.items()}
     one_each = _sums_arriving(model, counts)
     with protected:

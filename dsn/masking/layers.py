@@ -11,6 +11,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from ..errors import InputError
 from .norms import NORMS
@@ -27,6 +28,7 @@ class Site:
     path: str
     layer: Maskable
     norm: str | None = None
+    map_sizes: list[torch.Size] = field(default_factory=list)  # of a Conv's output, for each call
 
 
 @dataclass
@@ -37,6 +39,7 @@ class _Recording:
     producer: dict[int, str] = field(default_factory=dict)
     norm_input: dict[str, list[str | None]] = field(default_factory=dict)
     outputs: list[Tensor] = field(default_factory=list)
+    map_sizes: dict[str, list[torch.Size]] = field(default_factory=dict)
 
 
 def neurons(layer: Maskable) -> int:
@@ -70,12 +73,16 @@ def find_sites(backbone: nn.Module, example_input: Tensor) -> list[Site]:
     _refuse_modules(backbone)
     recording = _record(backbone, example_input)
     modules = dict(backbone.named_modules())
-    sites = {path: Site(path, cast(Maskable, modules[path])) for path in recording.called}
+    sites = {
+        path: Site(path, cast(Maskable, modules[path]), map_sizes=recording.map_sizes[path])
+        for path in recording.called
+    }
     for path, module in modules.items():
         if isinstance(module, MASKABLE) and path not in sites:
             raise InputError(
                 f"layer '{path}' ({type(module).__name__}) is not reached by the example input: "
-                "remove it from the backbone, or name it as the head if it is the classifier"
+                "remove it from the backbone, or name it as the head if it is the classifier (where its weight "
+                "is used without calling it, call the layer instead)"
             )
     for norm, producers in recording.norm_input.items():
         _place_norm(norm, modules[norm], producers, sites)
@@ -105,33 +112,108 @@ def _place_norm(norm: str, module: nn.Module, producers: list[str | None], sites
     site.norm = norm
 
 
+def computes_plainly(layer: Maskable) -> bool:
+    """Whether neuron j is a sum over row j of the weight as it stands: not so for a forward of its own."""
+    kind = next(kind for kind in MASKABLE if isinstance(layer, kind))
+    return all(
+        getattr(type(layer), name, None) is getattr(kind, name, None) for name in ("forward", "_conv_forward")
+    )
+
+
+WRAPPERS = {
+    nn.DataParallel: "wrap its .module",
+    nn.parallel.DistributedDataParallel: "wrap its .module",
+    torch.jit.ScriptModule: "wrap the plain module that it was made from",
+    torch._dynamo.OptimizedModule: "wrap the plain module; MaskedModel.compile_training compiles it",
+}
+
+
 def _refuse_modules(backbone: nn.Module) -> None:
     seen: dict[int, str] = {}
+    memory: list[tuple[int, int, str]] = []
     for path, module in backbone.named_modules(remove_duplicate=True):
         kind = type(module).__name__
+        where = f"'{path}'" if path else "the backbone"
+        for wrapper, remedy in WRAPPERS.items():
+            if isinstance(module, wrapper):
+                raise InputError(f"{where} is a {kind}, which hides its layers: {remedy}")
+        if isinstance(module, MASKABLE):
+            _refuse_recomputed(path, module)
         for name, parameter in module.named_parameters(recurse=False):
-            where = f"{path}.{name}" if path else name
-            if isinstance(parameter, nn.parameter.UninitializedParameter):
-                raise InputError(f"layer '{path}' ({kind}) is lazy: run the model once before wrapping it")
-            if not isinstance(module, (*MASKABLE, *NORMS)):
-                raise InputError(
-                    f"parameter '{where}' belongs to a {kind}, which has no neurons that can be masked: "
-                    "build the backbone of Linear, Conv1d, Conv2d, norms and layers without parameters"
-                )
-            if id(parameter) in seen:
-                raise InputError(
-                    f"parameters '{seen[id(parameter)]}' and '{where}' are one and the same tensor: "
-                    "give each layer its own, since each protects its own neurons"
-                )
-            if not parameter.is_floating_point():
-                raise InputError(
-                    f"parameter '{where}' is {parameter.dtype}: masks need floating-point weights"
-                )
-            seen[id(parameter)] = where
+            _refuse_parameter(f"{path}.{name}" if path else name, name, path, module, parameter, seen, memory)
         if isinstance(module, CONVS) and module.groups > 1:
             raise InputError(
                 f"layer '{path}' is a grouped convolution (groups={module.groups}): a neuron then reads only "
                 "its group, which protected weights do not cover; use groups=1"
+            )
+    _refuse_shared_memory(memory)
+
+
+def _refuse_recomputed(path: str, layer: Maskable) -> None:
+    """A weight that a hook or a parametrization computes anew before every pass cannot be protected."""
+    kind = type(layer).__name__
+    if parametrize.is_parametrized(layer):
+        names = ", ".join(f"'{name}'" for name in layer.parametrizations)  # type: ignore[union-attr]
+        raise InputError(
+            f"{names} of layer '{path}' ({kind}) is parametrized, computed anew in every pass: bake it in with "
+            f"torch.nn.utils.parametrize.remove_parametrizations(layer, ...) before wrapping"
+        )
+    for name in ("weight", "bias"):
+        if name in layer._parameters or (name == "bias" and layer.bias is None):
+            continue
+        raise InputError(
+            f"{name} of layer '{path}' ({kind}) is no parameter, but computed anew before every pass (weight_norm, "
+            "spectral_norm or prune): bake it in with torch.nn.utils.remove_weight_norm, remove_spectral_norm or "
+            "prune.remove before wrapping"
+        )
+
+
+def _refuse_parameter(
+    where: str,
+    name: str,
+    path: str,
+    module: nn.Module,
+    parameter: nn.Parameter,
+    seen: dict[int, str],
+    memory: list[tuple[int, int, str]],
+) -> None:
+    kind = type(module).__name__
+    if isinstance(parameter, nn.parameter.UninitializedParameter):
+        raise InputError(f"layer '{path}' ({kind}) is lazy: run the model once before wrapping it")
+    if not isinstance(module, (*MASKABLE, *NORMS)):
+        raise InputError(
+            f"parameter '{where}' belongs to a {kind}, which has no neurons that can be masked: "
+            "build the backbone of Linear, Conv1d, Conv2d, norms and layers without parameters"
+        )
+    if isinstance(module, MASKABLE) and name not in ("weight", "bias"):
+        raise InputError(
+            f"parameter '{where}' of a {kind} is neither its weight nor its bias: masks do not know which "
+            "neurons it belongs to; merge it into the weight, or use a plain layer"
+        )
+    if id(parameter) in seen:
+        raise InputError(
+            f"parameters '{seen[id(parameter)]}' and '{where}' are one and the same tensor: "
+            "give each layer its own, since each protects its own neurons"
+        )
+    if not parameter.is_floating_point():
+        raise InputError(f"parameter '{where}' is {parameter.dtype}: masks need floating-point weights")
+    if parameter.is_meta:
+        raise InputError(f"parameter '{where}' is on the meta device and has no values: load it first")
+    seen[id(parameter)] = where
+    if parameter.layout == torch.strided and parameter.numel():
+        start = parameter.data_ptr()
+        span = sum((n - 1) * step for n, step in zip(parameter.shape, parameter.stride(), strict=True)) + 1
+        memory.append((start, start + span * parameter.element_size(), where))
+
+
+def _refuse_shared_memory(memory: list[tuple[int, int, str]]) -> None:
+    """Parameters that are views of each other change together."""
+    memory = sorted(memory)
+    for (_, end, one), (start, _, other) in zip(memory, memory[1:], strict=False):
+        if start < end:
+            raise InputError(
+                f"parameters '{one}' and '{other}' share memory: give each layer its own, since each protects its "
+                "own neurons"
             )
 
 
@@ -145,6 +227,7 @@ def _record(backbone: nn.Module, example_input: Tensor) -> _Recording:
                 recording.called.append(path)
             recording.outputs.append(output)
             recording.producer[id(output)] = path
+            recording.map_sizes.setdefault(path, []).append(output.shape[2:])
 
         return hook
 
@@ -161,7 +244,7 @@ def _record(backbone: nn.Module, example_input: Tensor) -> _Recording:
             handles.append(module.register_forward_hook(norm_hook(path)))
     try:
         with evaluating(backbone):
-            backbone(example_input)
+            features = backbone(example_input)
     except Exception as error:
         raise InputError(
             f"the backbone does not run on the example input of shape {tuple(example_input.shape)}: {error}"
@@ -169,4 +252,10 @@ def _record(backbone: nn.Module, example_input: Tensor) -> _Recording:
     finally:
         for handle in handles:
             handle.remove()
+    if not isinstance(features, Tensor) or not features.is_floating_point():
+        what = f"a {type(features).__name__}" if not isinstance(features, Tensor) else str(features.dtype)
+        raise InputError(
+            f"the backbone returns {what}, not features [batch, d]: let its forward return one floating-point "
+            "tensor"
+        )
     return recording

@@ -18,16 +18,28 @@ from ..errors import InputError
 from .annealing import Prices, priced_gates
 from .gates import LOGIT_LIMIT, Gate
 from .growth import adopt_widths, narrow_parameters
-from .layers import CONVS, MASKABLE, Maskable, evaluating, find_sites, neuron_dim, neurons
+from .layers import (
+    CONVS,
+    MASKABLE,
+    Maskable,
+    computes_plainly,
+    evaluating,
+    find_sites,
+    neuron_dim,
+    neurons,
+)
 from .norms import NORMS, TaskNorm
 from .plan import fresh_neurons
 from .records import Lateral, TaskRecord
+from .rehearsal import refuse_forgetting
 from .subnetwork import subnetwork
 from .task_file import load_task, save_task
 from .wiring import refuse_leaks
 
 
-def mask_neurons(backbone: nn.Module, *, example_input: Tensor, head: str | None = None) -> MaskedModel:
+def mask_neurons(
+    backbone: nn.Module, *, example_input: Tensor, head: str | None = None, rehearse: bool = True
+) -> MaskedModel:
     """Wrap ``backbone`` so that each task gets a mask over its neurons, a head and norm state of its own.
 
     Args:
@@ -36,11 +48,13 @@ def mask_neurons(backbone: nn.Module, *, example_input: Tensor, head: str | None
         example_input: one batch as the backbone takes it, e.g. ``torch.zeros(1, 3, 32, 32)``.
         head: path of the classifier (a Linear) that the tasks' own heads replace; None where the backbone
             returns features [batch, d].
+        rehearse: try on a copy that earlier tasks stay bit-equal when others are learnt (``rehearsal.py``), now
+            and after each growth. It takes a copy of the backbone and some twenty passes over four samples.
 
     Raises:
         InputError: for what cannot be masked, with the layer's path, the reason and the remedy.
     """
-    return MaskedModel(backbone, example_input=example_input, head=head)
+    return MaskedModel(backbone, example_input=example_input, head=head, rehearse=rehearse)
 
 
 class MaskedModel(nn.Module):
@@ -48,7 +62,9 @@ class MaskedModel(nn.Module):
 
     task_ids: Tensor
 
-    def __init__(self, backbone: nn.Module, *, example_input: Tensor, head: str | None = None) -> None:
+    def __init__(
+        self, backbone: nn.Module, *, example_input: Tensor, head: str | None = None, rehearse: bool = True
+    ) -> None:
         super().__init__()
         if isinstance(backbone, (*MASKABLE, *NORMS)):
             raise InputError(
@@ -66,6 +82,9 @@ class MaskedModel(nn.Module):
         self.backbone = backbone
         self.input_shape = (1, *example_input.shape[1:])
         self.norm_of: dict[str, str | None] = {site.path: site.norm for site in sites}
+        self.map_sizes = {site.path: site.map_sizes for site in sites}  # height, width of a Conv's outputs
+        # layers whose weight is not used as it stands: a row may mix its columns, so used rows are kept whole
+        self.whole_rows = frozenset(site.path for site in sites if not computes_plainly(site.layer))
         self.gates = nn.ModuleDict()
         for site in sites:
             self.gates[site.path.replace(".", "/")] = Gate(neurons(site.layer), neuron_dim(site.layer))
@@ -83,18 +102,25 @@ class MaskedModel(nn.Module):
         self._gates: dict[str, Gate] = {key.replace("/", "."): g for key, g in self.gates.items()}  # type: ignore[misc]
         self._norms = [module for module in backbone.modules() if isinstance(module, TaskNorm)]
         # layers whose gates multiply their weights while training: convolutions that no norm follows
-        self._foldable = [site.path for site in sites if isinstance(site.layer, CONVS) and site.norm is None]
+        self._foldable = [
+            site.path
+            for site in sites
+            if isinstance(site.layer, CONVS) and site.norm is None and site.path not in self.whole_rows
+        ]
         self._price: tuple[tuple[object, ...], Tensor] | None = None  # of this step's soft gates
         self._prices: Prices | None = None  # made anew when the free neurons are others
         self._compiled: Any = None
         self._hooks = self._register_hooks()
+        self.rehearse = rehearse
         try:
             refuse_leaks(self)
             self._feature_size()
+            self.gates.to(self.device)
+            if rehearse:
+                refuse_forgetting(self)
         except InputError:
             self.unmask()
             raise
-        self.gates.to(self.device)
 
     # ---- structure -------------------------------------------------------------------------------------
 
@@ -251,7 +277,12 @@ class MaskedModel(nn.Module):
         return self.masks(task)
 
     def freeze(self, task: int) -> None:
-        """End all training of a committed task: its head and norm state take no gradient any more."""
+        """End all training of a committed task: its head and norm state take no gradient any more.
+
+        Its norms compute in evaluation mode from now on, also while the model is in training mode.
+        """
+        for norm in self.norms():
+            norm.freeze(task)
         for parameter in self.own_parameters(task):
             parameter.requires_grad_(False)
             parameter.grad = None
@@ -455,7 +486,8 @@ class MaskedModel(nn.Module):
             handle.remove()
         for path, module in list(self.backbone.named_modules()):
             if isinstance(module, TaskNorm):
-                self.backbone.set_submodule(path, module.original.requires_grad_(True))
+                original = module.original.requires_grad_(True).train(module.training)
+                self.backbone.set_submodule(path, original)
         _put_head(self.backbone, self._head_path, self._original_head[0])
         return self.backbone
 
@@ -474,7 +506,7 @@ class MaskedModel(nn.Module):
             gate.take_structure(state_dict, f"{prefix}gates.{path.replace('.', '/')}.")
         self.heads, self.records, self.laterals = nn.ModuleDict(), nn.ModuleDict(), nn.ModuleDict()
         for norm in self.norms():
-            norm.tasks = nn.ModuleDict()
+            norm.tasks, norm.frozen = nn.ModuleDict(), set()
         for task in tasks:
             record = self.records[str(task)] = TaskRecord()
             record.take_structure(state_dict, f"{prefix}records.{task}.")

@@ -13,14 +13,29 @@ NORMS = (_BatchNorm, nn.LayerNorm, nn.GroupNorm)
 class TaskNorm(nn.Module):
     """A batch, layer or group norm with one copy a task, started from the wrapped model's own.
 
-    ``task`` chooses the copy that :meth:`forward` uses; None is the wrapped model's own norm.
+    ``task`` chooses the copy that :meth:`forward` uses; None is the wrapped model's own norm. That and the
+    copies of frozen tasks compute in evaluation mode, whatever the mode of the model: their running statistics
+    never move.
     """
 
     def __init__(self, original: nn.Module) -> None:
         super().__init__()
-        self.original = original.requires_grad_(False)
+        self.original = original.requires_grad_(False).eval()
         self.tasks = nn.ModuleDict()
         self.task: int | None = None
+        self.frozen: set[int] = set()
+
+    def freeze(self, task: int) -> None:
+        """End all change of the copy of ``task``."""
+        self.frozen.add(task)
+        self.of(task).requires_grad_(False).eval()
+
+    def train(self, mode: bool = True) -> "TaskNorm":
+        super().train(mode)
+        self.original.eval()
+        for task in self.frozen:
+            self.of(task).eval()
+        return self
 
     @property
     def mixes_neurons(self) -> bool:

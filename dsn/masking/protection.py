@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from .wiring import live_inputs
+from .wiring import read_inputs
 
 if TYPE_CHECKING:
     from .model import MaskedModel
@@ -40,7 +40,7 @@ class ProtectedWeights:
         self._kept: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
         if not any(bool(mask.any()) for mask in used.values()):
             return
-        inputs, _ = live_inputs(model, used)
+        inputs = read_inputs(model, used)
         for path, layer in model.layer_modules():
             block = used[path][:, None] & inputs[path]
             self._keep(layer.weight, block.view(*block.shape, *[1] * (layer.weight.dim() - 2)))

@@ -16,7 +16,7 @@ from ..errors import InputError
 from ..storage import Tree, read_tree, write_tree
 from .fingerprint import Fingerprints
 from .records import Lateral
-from .wiring import live_inputs
+from .wiring import read_inputs
 
 if TYPE_CHECKING:
     from .model import MaskedModel
@@ -84,7 +84,7 @@ def load_task(model: MaskedModel, path: Path, task: int | None = None) -> int:
 
 def _inputs(model: MaskedModel, masks: dict[str, Tensor]) -> dict[str, Tensor]:
     """[e] the inputs of each layer that can differ from 0 under the masks."""
-    live, _ = live_inputs(model, masks)
+    live = read_inputs(model, masks)
     return {path: flags.nonzero().flatten() for path, flags in live.items()}
 
 

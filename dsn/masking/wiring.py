@@ -1,14 +1,23 @@
 """What masked neurons reach: found by sending values through the network instead of tracing it.
 
-Each masked layer emits given values, a number a neuron, in place of its output, on an evaluation pass. What
-arrives non-zero at a layer's input is live. Residual sums, concatenation, flatten and pooling need no case
-of their own. Shapes: values and masks [n] a layer; inputs [d] a layer, d the columns of a Linear's weight or
-the input channels of a Conv.
+Each masked layer emits given values in place of its output, on an evaluation pass. What can arrive non-zero at
+a layer's input is live. Residual sums, concatenation, flatten and pooling need no case of their own.
+
+What is live must be so for *any* values: a weight that is taken for dead by mistake is not protected, and
+earlier tasks change. So many kinds of values are sent (:data:`KINDS`), and what any of them brings is live:
+NaN and the infinities pass through nearly every operation; finite values of all sizes and both signs, that
+differ over neurons, positions and the batch and are 0 here and there, pass through the others (a comparison
+with NaN is false). What cannot be decided is live: that costs plasticity, not memory.
+
+Shapes: values and masks [n] a layer; inputs [d] a layer, d the columns of a Linear's weight or the input
+channels of a Conv.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+import warnings
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -18,10 +27,15 @@ from torch import Tensor, nn
 
 from ..errors import InputError
 from .layers import Maskable, evaluating, neuron_dim
-from .norms import NORMS, TaskNorm
+from .norms import TaskNorm
 
 if TYPE_CHECKING:
     from .model import MaskedModel
+
+Emit = Callable[[str, Tensor], Tensor]
+"""(path, output) -> what is sent in its place; ``output`` gives shape, type and device, its values do not count"""
+INPUT = "input"
+BATCH = 4  # samples sent at once, so that statistics over the batch are felt too
 
 
 @dataclass
@@ -32,84 +46,227 @@ class Arrivals:
     norms: dict[str, list[Tensor]]
     features: Tensor
 
+    def places(self) -> dict[str, list[Tensor]]:
+        """What arrived at each layer and at the "features"."""
+        return {**self.layers, "features": [self.features]}
 
-def send(model: MaskedModel, values: Mapping[str, Tensor], x: Tensor, raw: float | None = None) -> Arrivals:
-    """Run the backbone on ``x`` while each layer emits ``values[path]`` [n] where its mask is applied.
 
-    ``raw`` fills the layer's own output, before a norm and the mask that follow it.
+def send(
+    model: MaskedModel,
+    emit: Emit | Mapping[str, Tensor],
+    x: Tensor,
+    *,
+    raw: float = 0.0,
+    free_norms: Emit | None = None,
+) -> Arrivals:
+    """Run the backbone on ``x`` while each layer emits values where its mask is applied.
+
+    Args:
+        emit: the values, or one number a neuron, [n] by path.
+        raw: what a layer gives past its mask, before a norm that the mask follows.
+        free_norms: what norms emit that stand behind no layer; by default they compute.
     """
     layers: dict[str, list[Tensor]] = {path: [] for path in model.gates_by_path}
     norms: dict[str, list[Tensor]] = {}
+    emitted = _broadcast(model, emit) if isinstance(emit, Mapping) else emit
 
-    def recorder(store: list[Tensor]) -> Any:
-        return lambda _module, args: store.append(args[0].detach().clone())
+    def layer_forward(path: str, layer: Maskable, masked_here: bool) -> Callable[[Tensor], Tensor]:
+        def forward(input: Tensor) -> Tensor:
+            shape = _output_shape(model, path, layer, input, len(layers[path]))
+            layers[path].append(input.detach().clone())
+            output = input.new_full(shape, raw)
+            return emitted(path, output) if masked_here else output
 
-    def fitter(layer: Maskable) -> Any:
-        # a layer that has not grown as its input has: its own output is not looked at, so any input does
-        def fit(_module: nn.Module, args: tuple[Tensor, ...]) -> Tensor:
-            dim, columns = neuron_dim(layer), layer.weight.shape[1]
-            repeats = -(-columns // args[0].shape[dim])
-            return torch.cat([args[0]] * repeats, dim).narrow(dim, 0, columns)
+        return forward
 
-        return fit
+    def norm_forward(path: str, norm: TaskNorm, send_on: Emit | None) -> Callable[[Tensor], Tensor]:
+        compute = norm.forward
 
-    def emitter(path: str) -> Any:
-        gate = model.gates_by_path[path]
-        value = values[path]
+        def forward(x: Tensor) -> Tensor:
+            norms[path].append(x.detach().clone())
+            return compute(x) if send_on is None else send_on(path, x)
 
-        def emit(_module: nn.Module, _args: Any, output: Tensor) -> Tensor:
-            return gate.as_broadcast(value, output).expand_as(output).clone()
+        return forward
 
-        return emit
-
-    def filler(_module: nn.Module, _args: Any, output: Tensor) -> Tensor:
-        return torch.full_like(output, raw)  # type: ignore[arg-type]
-
+    layer_of = {norm: path for path, norm in model.norm_of.items() if norm is not None}
     with ExitStack() as stack:
         stack.enter_context(evaluating(model))
         model.select(None)
         for path, layer in model.layer_modules():
-            stack.callback(layer.register_forward_pre_hook(recorder(layers[path])).remove)
-            stack.callback(layer.register_forward_pre_hook(fitter(layer)).remove)
-            site = model.mask_module(path)
-            if raw is not None and site is not layer:
-                stack.callback(layer.register_forward_hook(filler).remove)
-            stack.callback(site.register_forward_hook(emitter(path)).remove)
-        for path, module in model.backbone.named_modules():
-            if isinstance(module, TaskNorm) or (isinstance(module, NORMS) and ".original" not in f".{path}"):
+            _stand_in(stack, layer, layer_forward(path, layer, model.norm_of[path] is None))
+        for path, norm in model.backbone.named_modules():
+            if isinstance(norm, TaskNorm):
                 norms[path] = []
-                stack.callback(module.register_forward_pre_hook(recorder(norms[path])).remove)
+                behind = layer_of.get(path)
+                placed = None if behind is None else _named(emitted, behind)
+                _stand_in(stack, norm, norm_forward(path, norm, placed or free_norms))
         features = model.backbone(x)
     return Arrivals(layers, norms, features)
+
+
+def _stand_in(stack: ExitStack, module: nn.Module, forward: Callable[..., Tensor]) -> None:
+    """Let ``module`` run ``forward`` until ``stack`` is closed."""
+    module.forward = forward  # on the instance: the class's own comes back with its removal
+    stack.callback(lambda: module.__dict__.pop("forward"))
+
+
+def _named(emit: Emit, path: str) -> Emit:
+    return lambda _path, output: emit(path, output)
+
+
+def _broadcast(model: MaskedModel, values: Mapping[str, Tensor]) -> Emit:
+    def emit(path: str, output: Tensor) -> Tensor:
+        return model.gates_by_path[path].as_broadcast(values[path], output).expand_as(output).clone()
+
+    return emit
+
+
+def _output_shape(
+    model: MaskedModel, path: str, layer: Maskable, x: Tensor, call: int
+) -> tuple[int, ...]:
+    n = model.gates_by_path[path].n
+    if isinstance(layer, nn.Linear):
+        return (*x.shape[:-1], n)
+    calls = model.map_sizes[path]
+    return (len(x), n, *calls[min(call, len(calls) - 1)])
+
+
+# ---- what is sent ----------------------------------------------------------------------------------------
+
+
+def _signed(shape: torch.Size, random: torch.Generator) -> Tensor:
+    """Numbers of any size from 1e-4 to 1e4 and of both signs."""
+    sign = torch.randint(0, 2, shape, generator=random) * 2.0 - 1
+    return sign * 10 ** (8 * torch.rand(shape, generator=random) - 4)
+
+
+def _holed(shape: torch.Size, random: torch.Generator) -> Tensor:
+    return _signed(shape, random) * torch.randint(0, 2, shape, generator=random)
+
+
+def _even(shape: torch.Size, random: torch.Generator) -> Tensor:
+    """The same all over a map, or along the dimensions in the middle; some neurons are 0."""
+    small = torch.Size([shape[0], shape[1], *[1] * (len(shape) - 3), *([shape[-1]] if len(shape) == 3 else [1])])
+    return _holed(small if len(shape) > 2 else shape, random).expand(shape)
+
+
+def _filled(value: float) -> Callable[[torch.Size, torch.Generator], Tensor]:
+    return lambda shape, _random: torch.full(shape, value)
+
+
+FINITE: tuple[Callable[[torch.Size, torch.Generator], Tensor], ...] = (
+    lambda shape, random: 1 + torch.rand(shape, generator=random),
+    lambda shape, random: -1 - torch.rand(shape, generator=random),
+    _signed,
+    _holed,
+    _even,
+)
+BOUNDLESS = (_filled(math.nan), _filled(math.inf), _filled(-math.inf))
+KINDS = (*FINITE, *BOUNDLESS)
+
+
+class _Sender:
+    """Values of one kind for the network's input, and for what the masks let through."""
+
+    def __init__(
+        self, model: MaskedModel, masks: Mapping[str, Tensor] | None, kind: int, zero: float = 0.0
+    ) -> None:
+        self.model, self.masks, self.kind, self.zero = model, masks, kind, zero
+        self.random = torch.Generator().manual_seed(kind)
+
+    def draw(self, like: Tensor) -> Tensor:
+        return KINDS[self.kind](like.shape, self.random).to(like)
+
+    def __call__(self, path: str, output: Tensor) -> Tensor:
+        if self.masks is None:
+            return torch.full_like(output, self.zero)
+        gate = self.model.gates_by_path[path]
+        mask = torch.zeros(gate.n, dtype=torch.bool, device=output.device)
+        mask[: len(self.masks[path])] = self.masks[path].to(mask)
+        shape = [1] * output.dim()
+        shape[gate.neuron_dim] = gate.n
+        return torch.where(mask.view(shape), self.draw(output), self.zero)
+
+    def send(self) -> Arrivals:
+        """One pass; the network's own input and norms that stand behind no layer are not masked."""
+        return send(self.model, self, self.x(), free_norms=lambda _path, output: self.draw(output))
+
+    def x(self) -> Tensor:
+        return self.draw(_zeros(self.model))
+
+
+def _zeros(model: MaskedModel) -> Tensor:
+    return torch.zeros((BATCH, *model.input_shape[1:]), device=model.device, dtype=model.dtype)
+
+
+# ---- what arrives ----------------------------------------------------------------------------------------
 
 
 def live_inputs(model: MaskedModel, masks: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Tensor]:
     """Which inputs of each layer [d], and which features [d], can differ from 0 under ``masks``.
 
-    The network's own input counts as live. Masks shorter than their layer (it has grown since) are filled
-    up with zeros. Two passes, with random values and their negatives, so that neither a ReLU nor a
-    difference hides what is live.
+    The network's own input counts as live, and so does what a norm gives that stands behind no layer, since
+    its state is each task's own. Masks shorter than their layer (it has grown since) are filled up with zeros.
     """
-    generator = torch.Generator().manual_seed(0)
+    found = _Flags()
+    for kind, _ in enumerate(KINDS):
+        try:
+            arrivals = _Sender(model, masks, kind).send()
+        except Exception:  # the backbone's own code, on values that it may check
+            if KINDS[kind] not in BOUNDLESS:
+                raise
+            found.everything()
+            continue
+        found.add(_flags(model, arrivals, lambda arrived: arrived.ne(0)))
+    return found.layers(model)
 
-    def random(shape: tuple[int, ...]) -> Tensor:
-        return (1 + torch.rand(shape, generator=generator)).to(model.device)
 
-    x = random(model.input_shape).to(model.dtype)
-    values = {}
-    for path, gate in model.gates_by_path.items():
-        values[path] = torch.zeros(gate.n, device=model.device)
-        values[path][: len(masks[path])] = masks[path].to(values[path])
-        values[path] *= random((gate.n,))
-    passes = [send(model, {path: sign * v for path, v in values.items()}, sign * x) for sign in (1.0, -1.0)]
-    live = {
-        path: torch.stack(
-            [_any_along(t.ne(0), neuron_dim(layer)) for arrivals in passes for t in arrivals.layers[path]]
-        ).any(0)
-        for path, layer in model.layer_modules()
+def read_inputs(model: MaskedModel, masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Which columns [d] of each layer's weight the neurons under ``masks`` depend on.
+
+    Those of the live inputs; all of them where a layer's own forward may mix the columns of a row, as weight
+    standardisation does.
+    """
+    live, _ = live_inputs(model, masks)
+    return {
+        path: torch.ones_like(flags) if path in model.whole_rows else flags for path, flags in live.items()
     }
-    features = torch.stack([_any_along(arrivals.features.ne(0), -1) for arrivals in passes]).any(0)
-    return live, features
+
+
+class _Flags:
+    """Bool [d] by place, gathered over passes."""
+
+    def __init__(self) -> None:
+        self.flags: dict[str, Tensor] = {}
+        self.all = False
+
+    def add(self, more: Mapping[str, Tensor]) -> None:
+        for place, flags in more.items():
+            self.flags[place] = self.flags[place] | flags if place in self.flags else flags
+
+    def everything(self) -> None:
+        self.all = True
+
+    def layers(self, model: MaskedModel) -> tuple[dict[str, Tensor], Tensor]:
+        """By layer, and those of the features; where nothing ever arrived, all could be live."""
+        for path, layer in model.layer_modules():
+            if path not in self.flags:
+                self.flags[path] = torch.ones(layer.weight.shape[1], dtype=torch.bool, device=model.device)
+        if self.all:
+            self.flags = {place: torch.ones_like(flags) for place, flags in self.flags.items()}
+        return {path: self.flags[path] for path in model.gates_by_path}, self.flags["features"]
+
+
+def _flags(
+    model: MaskedModel, arrivals: Arrivals, felt: Callable[[Tensor], Tensor]
+) -> dict[str, Tensor]:
+    """Which inputs [d] of each place ``felt`` something in any call; places that no call reached are missing."""
+    dims = {path: neuron_dim(layer) for path, layer in model.layer_modules()}
+    return {
+        place: torch.stack([_any_along(felt(t), dims.get(place, -1)) for t in arrived]).any(0)
+        for place, arrived in arrivals.places().items()
+        if arrived
+    }
 
 
 def _any_along(flags: Tensor, dim: int) -> Tensor:
@@ -118,14 +275,43 @@ def _any_along(flags: Tensor, dim: int) -> Tensor:
 
 
 def refuse_leaks(model: MaskedModel) -> None:
-    """Raise InputError where a masked neuron could still be felt: see each message for the case."""
-    ones = {path: torch.ones(gate.n, device=model.device) for path, gate in model.gates_by_path.items()}
-    nans = {path: torch.full_like(one, torch.nan) for path, one in ones.items()}
-    zeros = {path: torch.zeros_like(one) for path, one in ones.items()}
-    x = torch.ones(model.input_shape, device=model.device, dtype=model.dtype)
-    placed = {norm for norm in model.norm_of.values() if norm is not None}
+    """Raise InputError where a masked neuron could still be felt: see each message for the case.
 
-    for norm, inputs in send(model, nans, x).norms.items():
+    Warns where weights are protected that need not be, since the backbone does not run on every value.
+    """
+    everything = {
+        path: torch.ones(gate.n, dtype=torch.bool, device=model.device)
+        for path, gate in model.gates_by_path.items()
+    }
+    _refuse_failures(model, everything)
+    _refuse_free_norms(model, everything)
+    _refuse_reads_past_norms(model)
+    _refuse_offsets(model)
+
+
+def _refuse_failures(model: MaskedModel, everything: Mapping[str, Tensor]) -> None:
+    for kind, make in enumerate(KINDS):
+        try:
+            _Sender(model, everything, kind).send()
+        except Exception as error:
+            if make in FINITE:
+                raise InputError(
+                    f"the backbone does not run on made-up values in the shape of {BATCH} example inputs "
+                    f"({type(error).__name__}: {error}): masks need a backbone that takes any batch and any values"
+                ) from error
+            warnings.warn(
+                f"the backbone does not run on values that are not finite ({type(error).__name__}: {error}), by "
+                "which the inputs that masked neurons cannot reach are found: all weights of a used neuron will "
+                "be protected",
+                stacklevel=2,
+            )
+            return
+
+
+def _refuse_free_norms(model: MaskedModel, everything: Mapping[str, Tensor]) -> None:
+    placed = {norm for norm in model.norm_of.values() if norm is not None}
+    nan = _Sender(model, everything, KINDS.index(BOUNDLESS[0]))
+    for norm, inputs in send(model, nan, _zeros(model) + 1).norms.items():
         if norm not in placed and any(t.isnan().any() for t in inputs):
             raise InputError(
                 f"norm '{norm}' does not come straight after a Linear or Conv layer: it would turn the zeros "
@@ -133,33 +319,68 @@ def refuse_leaks(model: MaskedModel) -> None:
                 "activation) or remove it"
             )
 
-    around = send(model, ones, x, raw=torch.nan)
-    arrived = {**around.layers, "features": [around.features]}
-    for path, inputs in arrived.items():
+
+def _refuse_reads_past_norms(model: MaskedModel) -> None:
+    ones = {path: torch.ones(gate.n, device=model.device) for path, gate in model.gates_by_path.items()}
+    around = send(model, ones, _zeros(model) + 1, raw=torch.nan, free_norms=lambda _path, x: x)
+    for path, inputs in around.places().items():
         if any(t.isnan().any() for t in inputs):
             raise InputError(
                 f"'{path}' reads the output of a layer past the norm that its mask follows: add a norm or "
                 "layer of its own to the second branch, or use the norm's output in both"
             )
 
-    dead = send(model, zeros, torch.full_like(x, torch.nan))
-    for path, inputs in {**dead.layers, "features": [dead.features]}.items():
-        if any((t.isfinite() & t.ne(0)).any() for t in inputs):
+
+def _refuse_offsets(model: MaskedModel) -> None:
+    """Where all neurons are masked, only what comes from the network's input may differ from 0."""
+    offset, of_input = _Flags(), _Flags()
+    for zero in (0.0, -0.0):  # a masked neuron's sign is that of what its weights give
+        nothing = _Sender(model, None, 0, zero)
+        still = send(model, nothing, _zeros(model))
+        offset.add(_flags(model, still, lambda t: t.ne(0)))
+        for kind, _ in enumerate(KINDS):
+            try:
+                moved = send(model, nothing, _Sender(model, None, kind).x())
+            except Exception:
+                continue
+            of_input.add(_changed(model, still, moved))
+    for place, flags in offset.flags.items():
+        if bool((flags & ~of_input.flags[place]).any()):
             raise InputError(
-                f"what arrives at '{path}' is not 0 where the neurons before it are masked: an activation or "
+                f"what arrives at '{place}' is not 0 where the neurons before it are masked: an activation or "
                 "operation between them maps 0 to something else (a sigmoid, a softplus, an added constant); "
                 "use one with f(0) = 0, such as ReLU, GELU or tanh"
             )
 
 
+def _changed(model: MaskedModel, before: Arrivals, after: Arrivals) -> dict[str, Tensor]:
+    """Where two passes brought something else; NaN equals NaN."""
+    dims = {path: neuron_dim(layer) for path, layer in model.layer_modules()}
+    later = after.places()
+    return {
+        place: torch.stack(
+            [
+                _any_along(a.ne(b) & ~(a.isnan() & b.isnan()), dims.get(place, -1))
+                for a, b in zip(arrived, later[place], strict=False)
+            ]
+        ).any(0)
+        for place, arrived in before.places().items()
+        if arrived and later[place]
+    }
+
+
+# ---- what meets ------------------------------------------------------------------------------------------
+
+
 def coupled_layers(model: MaskedModel) -> list[list[str]]:
-    """Groups of layers whose outputs meet in a sum, so that they must have equally many neurons."""
+    """Groups of layers whose outputs meet in a sum or product, so that they must have equally many neurons."""
     paths = list(model.gates_by_path)
     reached: dict[str, Tensor] = {}
+    none = {p: torch.zeros(g.n, dtype=torch.bool) for p, g in model.gates_by_path.items()}
+    unreached = ~_flat(live_inputs(model, none))
     for path in paths:
-        alone = {p: torch.full((g.n,), p == path) for p, g in model.gates_by_path.items()}
-        none = {p: torch.zeros(g.n, dtype=torch.bool) for p, g in model.gates_by_path.items()}
-        reached[path] = _flat(live_inputs(model, alone)) & ~_flat(live_inputs(model, none))
+        alone = none | {path: torch.ones(model.gates_by_path[path].n, dtype=torch.bool)}
+        reached[path] = _flat(live_inputs(model, alone)) & unreached
     groups: list[list[str]] = []
     for path in paths:
         meets = [group for group in groups if any((reached[path] & reached[other]).any() for other in group)]

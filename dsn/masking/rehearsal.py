@@ -1,0 +1,208 @@
+"""A rehearsal: do earlier tasks stay bit-equal in this very network, whatever it is made of?
+
+Probing (``wiring.py``) finds what masked neurons reach, and ``layers.py`` refuses what is known to break the
+promise. What nobody thought of is found here: on a copy, two made-up tasks with random masks are committed;
+then a third one runs in training mode, and everything that is not the first two's own is shaken, as an
+optimizer would, under :class:`ProtectedWeights`. If their logits are not the same to the last bit, the tensor
+that was felt is named.
+
+Shapes: x [SAMPLES, ...]; logits [SAMPLES, CLASSES].
+"""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import InputError
+from .protection import ProtectedWeights
+
+if TYPE_CHECKING:
+    from .model import MaskedModel
+
+SAMPLES, CLASSES = 4, 3
+SIZES = (0.3, 1.0, 1.0, 10.0)  # of the samples
+
+
+def refuse_forgetting(model: MaskedModel) -> None:
+    """Raise InputError, naming the tensor that is felt, unless made-up tasks are remembered bit for bit.
+
+    ``model`` is not changed, nor are the random states of its device and the CPU.
+    """
+    if model.learning is not None:
+        raise InputError(f"task {model.learning} is being learnt: rehearse before add_task or after commit")
+    with _apart(model), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the made-up tasks may run out of free neurons
+        _rehearse(_copy(model))
+
+
+@contextmanager
+def _apart(model: MaskedModel) -> Iterator[None]:
+    """Random numbers of its own, and the random states put back at the end."""
+    devices = [model.device] if model.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(0)
+        yield
+
+
+def _copy(model: MaskedModel) -> MaskedModel:
+    try:
+        return copy.deepcopy(model)
+    except Exception as error:
+        raise InputError(
+            f"the backbone cannot be copied ({type(error).__name__}: {error}), so it cannot be rehearsed whether "
+            "its tasks are remembered: rehearse=False leaves that out"
+        ) from error
+
+
+def _rehearse(model: MaskedModel) -> None:
+    x = _samples(model)
+    tasks = [_made_up_task(model, x) for _ in range(2)]
+    before = {task: _logits(model, x, task) for task in tasks}
+    _refuse_unstable(model, x, before)
+    third = _begin(model)
+    protected = ProtectedWeights(model)
+    shaken = [*_plastic(model), *_foreign_buffers(model)]
+    kept = [(name, tensor, tensor.detach().clone()) for name, tensor in shaken]
+    _train(model, x, third)
+    moved = [(name, tensor) for name, tensor, old in kept if not torch.equal(tensor, old)]
+    if not _same(model, x, before):
+        culprits = [name for name, _ in moved if "buffer" in name] or ["what its modules keep between passes"]
+        raise InputError(
+            f"a training pass of one task changes what another computes: {culprits[0]} is shared by all tasks; use "
+            "batch, layer or group norm for running statistics (each task gets its own), or keep none"
+        )
+    parameters = _plastic(model)
+    with protected:
+        _shake(parameters)
+    if not _same(model, x, before):
+        for name, tensor, old in kept:
+            tensor.data.copy_(old)
+        raise InputError(_felt(model, x, before, parameters, protected))
+
+
+def _samples(model: MaskedModel) -> Tensor:
+    shape = (SAMPLES, *model.input_shape[1:])
+    size = torch.tensor(SIZES).view(-1, *[1] * (len(shape) - 1))
+    return (torch.randn(shape) * size).to(model.device, model.dtype)
+
+
+def _begin(model: MaskedModel) -> int:
+    """Add a task that starts with random halves of all layers, at least one neuron and not all of them."""
+    task = model.add_task(CLASSES)
+    for gate in model.gates_by_path.values():
+        assert gate.logits is not None
+        logits = torch.full((gate.n,), -1.0)
+        logits[torch.randperm(gate.n)[: max(1, gate.n // 2)]] = 1.0
+        gate.logits.data.copy_(logits)
+    return task
+
+
+def _made_up_task(model: MaskedModel, x: Tensor) -> int:
+    task = _begin(model)
+    _train(model, x, task)
+    with torch.no_grad():
+        for parameter in model.own_parameters(task):
+            parameter.add_(torch.randn_like(parameter) / 2)
+    model.commit(task)
+    return task
+
+
+def _train(model: MaskedModel, x: Tensor, task: int) -> None:
+    """A pass in training mode, which moves what keeps running statistics."""
+    model.train()
+    model.anneal(1.0)
+    try:
+        with torch.no_grad():
+            logits = model(x, task)
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(
+            f"the backbone does not run on {SAMPLES} random samples in training mode "
+            f"({type(error).__name__}: {error})"
+        ) from error
+    if logits.shape != (SAMPLES, CLASSES):
+        raise InputError(
+            f"the backbone makes {len(logits)} rows of features of {SAMPLES} samples: features are "
+            "[batch, d], a row a sample"
+        )
+
+
+def _logits(model: MaskedModel, x: Tensor, task: int, grad: bool = False) -> Tensor:
+    model.eval()
+    with torch.set_grad_enabled(grad):
+        return model(x, task).detach()
+
+
+def _equal(one: Tensor, other: Tensor) -> bool:
+    """Whether all bits are the same; NaN equals NaN."""
+    return torch.equal(one.nan_to_num(0.5), other.nan_to_num(0.5)) and torch.equal(one.isnan(), other.isnan())
+
+
+def _same(model: MaskedModel, x: Tensor, before: dict[int, Tensor]) -> bool:
+    return all(_equal(_logits(model, x, task), logits) for task, logits in before.items())
+
+
+def _refuse_unstable(model: MaskedModel, x: Tensor, before: dict[int, Tensor]) -> None:
+    if not _same(model, x, before):
+        raise InputError(
+            "two passes over the same input in evaluation mode give different logits: the backbone draws random "
+            "numbers there, or keeps something from one pass to the next; no task can stay bit-identical in it"
+        )
+    task, logits = next(iter(before.items()))
+    if not _equal(_logits(model, x, task, grad=True), logits):
+        raise InputError(
+            "the same input gives other bits with gradients switched on than without: the backbone takes another "
+            "path then, in which no task can stay bit-identical"
+        )
+
+
+def _plastic(model: MaskedModel) -> list[tuple[str, nn.Parameter]]:
+    """Every parameter of the backbone that is no committed task's own."""
+    own = {id(p) for task in model.committed for p in model.own_parameters(task)}
+    return [(n, p) for n, p in model.backbone.named_parameters() if id(p) not in own]
+
+
+def _foreign_buffers(model: MaskedModel) -> list[tuple[str, Tensor]]:
+    norms = {id(buffer) for norm in model.norms() for buffer in norm.buffers()}
+    return [(f"buffer '{n}'", b) for n, b in model.backbone.named_buffers() if id(b) not in norms]
+
+
+@torch.no_grad()
+def _shake(parameters: list[tuple[str, nn.Parameter]]) -> None:
+    for _, parameter in parameters:
+        parameter.add_(torch.randn_like(parameter))
+
+
+def _felt(
+    model: MaskedModel,
+    x: Tensor,
+    before: dict[int, Tensor],
+    parameters: list[tuple[str, nn.Parameter]],
+    protected: ProtectedWeights,
+) -> str:
+    """What to say of the first parameter that earlier tasks feel when it alone is shaken."""
+    for name, parameter in parameters:
+        kept = parameter.detach().clone()
+        with protected:
+            _shake([(name, parameter)])
+        felt = not _same(model, x, before)
+        parameter.data.copy_(kept)
+        if felt:
+            owner = model.backbone.get_submodule(name.rpartition(".")[0])
+            return (
+                f"earlier tasks feel changes of '{name}' ({type(owner).__name__}) that learning others would make, "
+                "although the neurons concerned are masked: the weight is read outside of its layer, or in another "
+                "way than a layer of its kind does; use a plain layer, called as a module"
+            )
+    return (
+        "earlier tasks do not stay bit-identical while others are learnt, though no single parameter alone changes "
+        "them: some module computes with more than its input and its own weights"
+    )
