@@ -120,6 +120,10 @@ class Gate(nn.Module):
         self.masks = torch.cat([self.masks, pack_bits(mask.to(self.masks.device))[None]])
         self.widths.append(self.n)
         self.commit_widths = torch.tensor(self.widths, device=self.masks.device)
+        self.close()
+
+    def close(self) -> None:
+        """Forget the logits of the task being learnt."""
         self.logits = None
         self.budget = self.fresh = None
 
