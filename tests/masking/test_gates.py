@@ -41,6 +41,34 @@ def test_budget_keeps_the_best(values: list[float], budget: int) -> None:
         assert logits[chosen].min() >= logits[(logits > 0) & ~chosen].max() if positive > budget else True
 
 
+@pytest.mark.parametrize("progress", [0.0, 0.02, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0])
+@pytest.mark.parametrize("net", ["mlp", "alexnet", "resnet18"])
+def test_no_gate_and_no_gradient_of_a_weight_is_denormal(net: str, progress: float) -> None:
+    """A CPU multiplies such numbers a hundred times more slowly."""
+    model, x = make(net)
+    model.add_task(3)
+    for gate in model.gates_by_path.values():
+        gate.logits.data = torch.linspace(-6, 6, gate.n)
+    model.train().anneal(progress)
+    torch.nn.functional.cross_entropy(model(x, 0), torch.arange(len(x)) % 3).backward()
+    weights = [layer.weight.grad for _, layer in model.layer_modules()]
+    for values in [*weights, *(gate.values.detach() for gate in model.gates_by_path.values())]:
+        assert not ((values != 0) & (values.abs() < torch.finfo(values.dtype).tiny)).any()
+
+
+def test_a_closed_gate_is_exactly_0_and_can_open_again() -> None:
+    logits = torch.tensor([-6.0, -0.0689, 6.0], requires_grad=True)  # sigma(-0.0689 * 400) = 1.1e-12
+    gates = annealed_sigmoid(logits, 400.0, 400.0)
+    assert gates[0] == 0 and 1e-12 < gates[1] < 1.2e-12 and gates[2] == 1
+    (gradient,) = torch.autograd.grad(gates.sum(), logits)
+    slope = 400 / 2 / (torch.cosh(logits.detach()) + 1)
+    slope[[0, 2]] *= torch.exp(torch.tensor(50.0 - 2400.0))
+    assert torch.allclose(gradient, slope, rtol=1e-6)
+    (gradient,) = torch.autograd.grad(annealed_sigmoid(logits, 8.0, 400.0)[0], logits)
+    assert annealed_sigmoid(logits, 8.0, 400.0)[0] == 0
+    assert gradient[0].item() == pytest.approx(200 / (np.cosh(6.0) + 1), rel=1e-6)
+
+
 def test_sparsity_is_the_share_of_free_neurons_taken() -> None:
     model, x = make("mlp")
     learn(model, x, 0)
