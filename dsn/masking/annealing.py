@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 COSH_LIMIT = 50.0
+SMALLEST = 1e-12  # of a gate that is not 0
 
 
 class Prices:
@@ -32,6 +33,10 @@ class _AnnealedSigmoid(torch.autograd.Function):
     s_max/s * (cosh(clamp(s e, +-50)) + 1) / (cosh(e) + 1). With d sigma(x)/dx = 1 / (2 (cosh(x) + 1)), the
     product of both is s_max / (2 (cosh(e) + 1)) wherever the clamp does not bite: independent of s.
 
+    A gate under :data:`SMALLEST` is exactly 0: what it lets through changes nothing, but its products with
+    weights, activations and gradients would be denormal numbers, which a CPU multiplies a hundred times more
+    slowly. The gradient is that of the logits, so such a gate can open again.
+
     One call for all layers, and for what the gates cost too: so gates and price share a slope. Nothing is
     saved by autograd's own means, so that the two may also go backward one after the other.
     """
@@ -41,7 +46,7 @@ class _AnnealedSigmoid(torch.autograd.Function):
         ctx.set_materialize_grads(False)
         ctx.scale, ctx.s_max, ctx.prices = scale, s_max, prices
         ctx.logits, ctx.versions = logits, [layer._version for layer in logits]
-        gates = [torch.sigmoid(scale * layer) for layer in logits]
+        gates = [_without_denormals(torch.sigmoid(scale * layer)) for layer in logits]
         if prices is None:
             return tuple(gates)
         return *gates, sum(torch.dot(gate, each) for gate, each in zip(gates, prices.each, strict=True))
@@ -64,8 +69,12 @@ class _AnnealedSigmoid(torch.autograd.Function):
         return None, None, None, *found
 
 
+def _without_denormals(gates: Tensor) -> Tensor:
+    return gates.masked_fill_(gates < SMALLEST, 0.0)
+
+
 def annealed_sigmoid(logits: Tensor, scale: float, s_max: float) -> Tensor:
-    """Soft gates [n] in (0, 1) from gate logits [n] at annealing scale ``scale``; compensated gradient."""
+    """Soft gates [n] in [0, 1] from gate logits [n] at annealing scale ``scale``; compensated gradient."""
     return _AnnealedSigmoid.apply(scale, s_max, None, logits)[0]
 
 

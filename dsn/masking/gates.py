@@ -13,18 +13,29 @@ from torch import Tensor, nn
 from .bits import pack_bits, unpack_bits
 
 LOGIT_LIMIT = 6.0
+MARGIN = 0.02  # of a logit from its limit's bar: a gate of 0.0003 or 0.9997 at s_max = 400
 
 
 def within_budget(logits: Tensor, budget: int | None, among: Tensor | None = None) -> Tensor:
-    """Logits [n] lowered as a whole until at most ``budget`` of them are positive.
+    """Logits [n] shifted until at most ``budget`` of them are positive.
 
-    ``among``: 1 for those that are counted and lowered, 0 for the others [n]; by default all are.
+    The bar that becomes 0 lies midway between the ``budget``-th and the next: none of them is left half open,
+    to train with the task and to be cut off at its commit. Those above the bar and those below it are moved
+    :data:`MARGIN` further apart, so that equal logits, as clamped ones are, fall on one side or the other.
+    The order stays. Nothing is shifted where the bar is not above 0. The gradient is that of ``logits``.
+
+    ``among``: 1 for those that are counted and shifted, 0 for the others [n]; by default all are.
     """
     if budget is None or budget >= logits.numel():
         return logits
-    counted = logits.detach() if among is None else torch.where(among > 0, logits.detach(), -torch.inf)
-    lower = counted.topk(budget + 1).values[-1].clamp(min=0)
-    return logits - (lower if among is None else lower * among)
+    with torch.no_grad():
+        counted = logits if among is None else torch.where(among > 0, logits, -torch.inf)
+        best, where = counted.topk(budget + 1)
+        bar = best[-2:].mean() if budget else best[0] + MARGIN
+        lower = (bar + MARGIN).expand_as(logits).scatter(0, where[:-1], (bar - MARGIN).expand(budget))
+        shifts = bar > 0 if among is None else (bar > 0) & (among > 0)
+        lower = torch.where(shifts, lower, 0.0)
+    return logits - lower
 
 
 class Gate(nn.Module):
@@ -120,6 +131,10 @@ class Gate(nn.Module):
         self.masks = torch.cat([self.masks, pack_bits(mask.to(self.masks.device))[None]])
         self.widths.append(self.n)
         self.commit_widths = torch.tensor(self.widths, device=self.masks.device)
+        self.close()
+
+    def close(self) -> None:
+        """Forget the logits of the task being learnt."""
         self.logits = None
         self.budget = self.fresh = None
 

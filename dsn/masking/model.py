@@ -276,6 +276,35 @@ class MaskedModel(nn.Module):
             self.freeze(task)
         return self.masks(task)
 
+    def drop_task(self, task: int) -> None:
+        """Undo :meth:`add_task` for a task that is not committed: nothing that it alone has is left.
+
+        Weights that no committed task needs keep the values that training gave them; those that are not
+        finite become 0, or every later task would compute with them.
+
+        Raises:
+            InputError: for a task that is committed, or unknown.
+        """
+        if task != self.learning:
+            raise InputError(
+                f"task {task} is not being learnt, so it cannot be dropped; committed tasks "
+                f"{self.committed} never change"
+            )
+        for gate in self.gates_by_path.values():
+            gate.close()
+        for norm in self.norms():
+            norm.drop_task(task)
+        for owned in (self.heads, self.records, self.laterals):
+            del owned[str(task)]
+        for _, layer in self.layer_modules():
+            for parameter in layer.parameters():
+                parameter.data.nan_to_num_(0.0, 0.0, 0.0)
+                parameter.grad = None
+        self.tasks.remove(task)
+        self.task_ids = torch.tensor(self.tasks, device=self.device, dtype=torch.long)
+        self.dense = False
+        self.select(None)
+
     def freeze(self, task: int) -> None:
         """End all training of a committed task: its head and norm state take no gradient any more.
 

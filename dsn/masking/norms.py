@@ -46,6 +46,11 @@ class TaskNorm(nn.Module):
         """Give ``task`` its own copy of the wrapped model's norm."""
         self.tasks[str(task)] = copy.deepcopy(self.original).requires_grad_(True).train(self.training)
 
+    def drop_task(self, task: int) -> None:
+        """Undo :meth:`add_task`."""
+        del self.tasks[str(task)]
+        self.task = None
+
     def of(self, task: int | None) -> nn.Module:
         """The norm that ``task`` uses."""
         return self.original if task is None else self.tasks[str(task)]

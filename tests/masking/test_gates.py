@@ -41,6 +41,80 @@ def test_budget_keeps_the_best(values: list[float], budget: int) -> None:
         assert logits[chosen].min() >= logits[(logits > 0) & ~chosen].max() if positive > budget else True
 
 
+@given(
+    st.lists(st.floats(-6, 6) | st.sampled_from([-6.0, 0.0, 6.0]), min_size=1, max_size=40),
+    st.integers(0, 41),
+    st.integers(0, 41),
+    st.integers(0, 2**40 - 1),
+)
+def test_limits_leave_no_gate_half_open(values: list[float], fresh: int, budget: int, free: int) -> None:
+    """Ties and clamped logits included; both limits, as a task with a plan and a budget has them."""
+    logits = torch.tensor(values, requires_grad=True)
+    among = torch.tensor([float(free >> i & 1) for i in range(len(values))])
+    once = within_budget(logits, fresh, among)
+    both = within_budget(once, budget)
+    for limited, limit, before, counted in (
+        (once, fresh, logits, among > 0),
+        (both, budget, once, among >= 0),
+    ):
+        was_open = (before > 0) & counted
+        now_open = (limited > 0) & counted
+        assert int(now_open.sum()) == min(limit, int(was_open.sum()))
+        if limit < int(was_open.sum()):
+            gates = torch.sigmoid(400 * limited[counted])
+            assert ((gates < 0.001) | (gates > 0.999)).all()
+        if limit >= int((before[counted] > -0.05).sum()):
+            assert torch.equal(limited, before)
+    both.sum().backward()
+    assert torch.equal(logits.grad, torch.ones_like(logits))
+
+
+@pytest.mark.parametrize(
+    "limits", [{"planned_tasks": 4}, {"budget": 0.3}, {"planned_tasks": 3, "budget": 0.4}]
+)
+@pytest.mark.parametrize("start", ["drawn", "clamped"])
+def test_what_is_open_at_the_end_of_annealing_is_committed(limits: dict[str, float], start: str) -> None:
+    model, x = make("small_cnn")
+    learn(model, x, 0, planned_tasks=4)
+    model.add_task(3, 1, **limits)
+    if start == "clamped":
+        for logits in model.gate_logits():
+            torch.nn.init.constant_(logits, 6.0)
+    model.train().anneal(1.0)
+    model(x, 1)
+    gates = {path: gate.values.detach().clone() for path, gate in model.gates_by_path.items()}
+    for path, mask in model.commit(1).items():
+        assert torch.equal(gates[path] >= 0.5, mask)
+
+
+@pytest.mark.parametrize("progress", [0.0, 0.02, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0])
+@pytest.mark.parametrize("net", ["mlp", "alexnet", "resnet18"])
+def test_no_gate_and_no_gradient_of_a_weight_is_denormal(net: str, progress: float) -> None:
+    """A CPU multiplies such numbers a hundred times more slowly."""
+    model, x = make(net)
+    model.add_task(3)
+    for gate in model.gates_by_path.values():
+        gate.logits.data = torch.linspace(-6, 6, gate.n)
+    model.train().anneal(progress)
+    torch.nn.functional.cross_entropy(model(x, 0), torch.arange(len(x)) % 3).backward()
+    weights = [layer.weight.grad for _, layer in model.layer_modules()]
+    for values in [*weights, *(gate.values.detach() for gate in model.gates_by_path.values())]:
+        assert not ((values != 0) & (values.abs() < torch.finfo(values.dtype).tiny)).any()
+
+
+def test_a_closed_gate_is_exactly_0_and_can_open_again() -> None:
+    logits = torch.tensor([-6.0, -0.0689, 6.0], requires_grad=True)  # sigma(-0.0689 * 400) = 1.1e-12
+    gates = annealed_sigmoid(logits, 400.0, 400.0)
+    assert gates[0] == 0 and 1e-12 < gates[1] < 1.2e-12 and gates[2] == 1
+    (gradient,) = torch.autograd.grad(gates.sum(), logits)
+    slope = 400 / 2 / (torch.cosh(logits.detach()) + 1)
+    slope[[0, 2]] *= torch.exp(torch.tensor(50.0 - 2400.0))
+    assert torch.allclose(gradient, slope, rtol=1e-6)
+    (gradient,) = torch.autograd.grad(annealed_sigmoid(logits, 8.0, 400.0)[0], logits)
+    assert annealed_sigmoid(logits, 8.0, 400.0)[0] == 0
+    assert gradient[0].item() == pytest.approx(200 / (np.cosh(6.0) + 1), rel=1e-6)
+
+
 def test_sparsity_is_the_share_of_free_neurons_taken() -> None:
     model, x = make("mlp")
     learn(model, x, 0)
