@@ -138,6 +138,12 @@ class Gate(nn.Module):
         self.logits = None
         self.budget = self.fresh = None
 
+    def forget_last(self) -> None:
+        """Undo the last :meth:`store`."""
+        self.masks = self.masks[:-1].clone()
+        self.widths.pop()
+        self.commit_widths = self.commit_widths[:-1].clone()
+
     @torch.no_grad()
     def replace(self, row: int, mask: Tensor) -> None:
         """Put ``mask`` in the place of the ``row``-th committed one."""

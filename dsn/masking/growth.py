@@ -7,6 +7,7 @@ in another order, and the last bits of their logits would change.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from ..errors import InputError
 from .layers import Maskable
 from .norms import TaskNorm
+from .rehearsal import apart, copied, equal, eval_logits, refuse_forgetting, samples
 from .wiring import coupled_layers, live_inputs
 
 if TYPE_CHECKING:
@@ -27,24 +29,70 @@ def grow(model: MaskedModel, by: int, below: int = 1) -> dict[str, int]:
     """Add ``by`` neurons to each layer with fewer than ``below`` free ones, and to those it is summed with.
 
     ``by`` is rounded up to whole groups where a group norm follows. Returns the layers that grew and by how
-    many neurons. Every committed task's logits stay bit-identical.
+    many neurons. Every committed task's logits stay bit-identical: that is tried on a copy first (unless the
+    model was wrapped with ``rehearse=False``), and layers whose width the backbone's code fixes stay as they
+    are, with a warning.
 
     Raises:
-        InputError: while a task is being learnt, or for ``by`` < 1.
+        InputError: while a task is being learnt, for ``by`` < 1, or where none of the layers can grow.
     """
     if model.learning is not None:
         raise InputError(f"task {model.learning} is being learnt: grow before add_task or after commit")
     if by < 1:
         raise InputError(f"growth by {by} neurons: give at least 1")
     short = {path for path, used in model.used().items() if int((~used).sum()) < below}
-    grown: dict[str, int] = {}
+    wanted: list[dict[str, int]] = []
     for group in coupled_layers(model):
         if short & set(group):
             multiple = math.lcm(*(_norm_groups(model, path) for path in group))
-            grown |= dict.fromkeys(group, -(-by // multiple) * multiple)
+            wanted.append(dict.fromkeys(group, -(-by // multiple) * multiple))
+    grown = _possible(model, wanted) if model.rehearse else _joined(wanted)
     if grown:
         _widen(model, grown)
     return grown
+
+
+def _joined(groups: list[dict[str, int]]) -> dict[str, int]:
+    return {path: by for group in groups for path, by in group.items()}
+
+
+def _possible(model: MaskedModel, wanted: list[dict[str, int]]) -> dict[str, int]:
+    """The groups that can grow together: all, or those that a trial of one after the other shows."""
+    if not wanted or _failure(model, _joined(wanted)) is None:
+        return _joined(wanted)
+    failures: dict[str, str] = {}
+    grown: dict[str, int] = {}
+    for group in wanted:
+        why = _failure(model, grown | group)
+        if why is None:
+            grown |= group
+        else:
+            failures |= dict.fromkeys(group, why)
+    names = ", ".join(f"'{path}'" for path in failures)
+    message = f"{names} cannot grow, the backbone's code needs their width: {next(iter(failures.values()))}"
+    if not grown:
+        raise InputError(f"{message}; widen another layer, or write the code for any width")
+    warnings.warn(message, stacklevel=3)
+    return grown
+
+
+def _failure(model: MaskedModel, extra: Mapping[str, int]) -> str | None:
+    """Why the model cannot grow by ``extra``, tried on a copy; None where it can."""
+    with apart(model):
+        trial = copied(model)
+        x = samples(trial)
+        before = {task: eval_logits(trial, x, task) for task in trial.committed}
+        try:
+            _widen(trial, extra)
+            changed = [
+                task for task, logits in before.items() if not equal(eval_logits(trial, x, task), logits)
+            ]
+            if changed:
+                return f"the logits of task {changed[0]} would change"
+            refuse_forgetting(trial)
+        except Exception as error:  # the backbone's own code, at another width
+            return f"{type(error).__name__}: {error}"
+    return None
 
 
 def _norm_groups(model: MaskedModel, path: str) -> int:

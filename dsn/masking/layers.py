@@ -81,8 +81,8 @@ def find_sites(backbone: nn.Module, example_input: Tensor) -> list[Site]:
         if isinstance(module, MASKABLE) and path not in sites:
             raise InputError(
                 f"layer '{path}' ({type(module).__name__}) is not reached by the example input: "
-                "remove it from the backbone, or name it as the head if it is the classifier (where its weight "
-                "is used without calling it, call the layer instead)"
+                "remove it from the backbone, or name it as the head if it is the classifier (where its "
+                "weight is used without calling it, call the layer instead)"
             )
     for norm, producers in recording.norm_input.items():
         _place_norm(norm, modules[norm], producers, sites)
@@ -155,16 +155,16 @@ def _refuse_recomputed(path: str, layer: Maskable) -> None:
     if parametrize.is_parametrized(layer):
         names = ", ".join(f"'{name}'" for name in layer.parametrizations)  # type: ignore[union-attr]
         raise InputError(
-            f"{names} of layer '{path}' ({kind}) is parametrized, computed anew in every pass: bake it in with "
-            f"torch.nn.utils.parametrize.remove_parametrizations(layer, ...) before wrapping"
+            f"{names} of layer '{path}' ({kind}) is parametrized, computed anew in every pass: bake it in "
+            f"with torch.nn.utils.parametrize.remove_parametrizations(layer, ...) before wrapping"
         )
     for name in ("weight", "bias"):
         if name in layer._parameters or (name == "bias" and layer.bias is None):
             continue
         raise InputError(
-            f"{name} of layer '{path}' ({kind}) is no parameter, but computed anew before every pass (weight_norm, "
-            "spectral_norm or prune): bake it in with torch.nn.utils.remove_weight_norm, remove_spectral_norm or "
-            "prune.remove before wrapping"
+            f"{name} of layer '{path}' ({kind}) is no parameter, but computed anew before every pass "
+            "(weight_norm, spectral_norm or prune): bake it in with torch.nn.utils.remove_weight_norm, "
+            "remove_spectral_norm or prune.remove before wrapping"
         )
 
 
@@ -212,8 +212,8 @@ def _refuse_shared_memory(memory: list[tuple[int, int, str]]) -> None:
     for (_, end, one), (start, _, other) in zip(memory, memory[1:], strict=False):
         if start < end:
             raise InputError(
-                f"parameters '{one}' and '{other}' share memory: give each layer its own, since each protects its "
-                "own neurons"
+                f"parameters '{one}' and '{other}' share memory: give each layer its own, since each "
+                "protects its own neurons"
             )
 
 
@@ -255,7 +255,7 @@ def _record(backbone: nn.Module, example_input: Tensor) -> _Recording:
     if not isinstance(features, Tensor) or not features.is_floating_point():
         what = f"a {type(features).__name__}" if not isinstance(features, Tensor) else str(features.dtype)
         raise InputError(
-            f"the backbone returns {what}, not features [batch, d]: let its forward return one floating-point "
-            "tensor"
+            f"the backbone returns {what}, not features [batch, d]: let its forward return one "
+            "floating-point tensor"
         )
     return recording

@@ -48,8 +48,9 @@ def mask_neurons(
         example_input: one batch as the backbone takes it, e.g. ``torch.zeros(1, 3, 32, 32)``.
         head: path of the classifier (a Linear) that the tasks' own heads replace; None where the backbone
             returns features [batch, d].
-        rehearse: try on a copy that earlier tasks stay bit-equal when others are learnt (``rehearsal.py``), now
-            and after each growth. It takes a copy of the backbone and some twenty passes over four samples.
+        rehearse: try on a copy that earlier tasks stay bit-equal when others are learnt (``rehearsal.py``),
+            now and after each growth. It takes a copy of the backbone and some twenty passes over four
+            samples.
 
     Raises:
         InputError: for what cannot be masked, with the layer's path, the reason and the remedy.
@@ -266,31 +267,69 @@ class MaskedModel(nn.Module):
 
         Returns the mask, bool [n] a layer. With ``freeze=False`` training may go on with the mask
         (consolidation); call :meth:`freeze` after it.
+
+        Raises:
+            InputError: for a task that is not being learnt, or that has diverged: 0 times a weight that is
+                not finite is not 0, so every other task would feel it. Nothing is changed then;
+                :meth:`drop_task` undoes the task.
         """
         if task != self.learning:
             raise InputError(f"task {task} is not being learnt: add_task(task={task}) first")
+        self._refuse_divergence(task)
         for gate in self.gates_by_path.values():
             gate.store(torch.ones_like(gate.selection()) if self.dense else gate.selection())
         self.select(task)  # nothing of the last step's graph lives on: it could not be copied
         if freeze:
-            self.freeze(task)
+            self._freeze(task)
         return self.masks(task)
 
+    def _divergence(self, task: int) -> str | None:
+        """The name of a tensor that ``task`` trains and that is not finite, if there is one."""
+        named: dict[str, Tensor] = {
+            f"'{path}.{name}'": p
+            for path, layer in self.layer_modules()
+            for name, p in layer.named_parameters()
+        }
+        named |= {
+            f"gate logits of '{p}'": g.logits for p, g in self.gates_by_path.items() if g.logits is not None
+        }
+        named |= {f"its head's {name}": p for name, p in self.heads[str(task)].named_parameters()}
+        for path, norm in self.backbone.named_modules():
+            if isinstance(norm, TaskNorm):
+                own = norm.of(task)
+                named |= {f"'{path}.{n}'": t for n, t in [*own.named_parameters(), *own.named_buffers()]}
+        finite = torch.stack([tensor.detach().isfinite().all() for tensor in named.values()])
+        return None if bool(finite.all()) else list(named)[int(finite.int().argmin())]
+
+    def _refuse_divergence(self, task: int) -> None:
+        name = self._divergence(task)
+        if name is not None:
+            raise InputError(
+                f"task {task} has diverged: {name} is not finite, and masked neurons would carry that into "
+                f"every task; drop_task({task}) undoes the task, then learn it with a lower rate or better "
+                "data"
+            )
+
     def drop_task(self, task: int) -> None:
-        """Undo :meth:`add_task` for a task that is not committed: nothing that it alone has is left.
+        """Undo :meth:`add_task` for a task that is not frozen yet: nothing that it alone has is left.
 
         Weights that no committed task needs keep the values that training gave them; those that are not
         finite become 0, or every later task would compute with them.
 
         Raises:
-            InputError: for a task that is committed, or unknown.
+            InputError: for a task that is committed (and not in consolidation), or unknown.
         """
-        if task != self.learning:
+        consolidating = task in self.committed[-1:] and any(
+            p.requires_grad for p in self.own_parameters(task)
+        )
+        if task != self.learning and not consolidating:
             raise InputError(
                 f"task {task} is not being learnt, so it cannot be dropped; committed tasks "
                 f"{self.committed} never change"
             )
         for gate in self.gates_by_path.values():
+            if consolidating:
+                gate.forget_last()
             gate.close()
         for norm in self.norms():
             norm.drop_task(task)
@@ -309,7 +348,14 @@ class MaskedModel(nn.Module):
         """End all training of a committed task: its head and norm state take no gradient any more.
 
         Its norms compute in evaluation mode from now on, also while the model is in training mode.
+
+        Raises:
+            InputError: where training after the commit has diverged; :meth:`drop_task` undoes the task.
         """
+        self._refuse_divergence(task)
+        self._freeze(task)
+
+    def _freeze(self, task: int) -> None:
         for norm in self.norms():
             norm.freeze(task)
         for parameter in self.own_parameters(task):
@@ -460,6 +506,9 @@ class MaskedModel(nn.Module):
         for lateral in self.lateral_heads(task):
             source = cast(Lateral, lateral).source_task
             logits = lateral(logits, own if source == task else self.features(x, source))
+        learning = self.learning
+        if learning not in (None, task) and not self.training and not bool(logits.isfinite().all()):
+            self._refuse_divergence(cast(int, learning))
         return logits
 
     def subnetwork(self, task: int) -> nn.Module:
@@ -551,7 +600,7 @@ class MaskedModel(nn.Module):
             for task in tasks:
                 norm.take_structure(task, state_dict, f"{prefix}backbone.{path}.")
         for task in self.committed:
-            self.freeze(task)
+            self._freeze(task)
 
 
 def _take_head(backbone: nn.Module, path: str | None) -> nn.Module | None:

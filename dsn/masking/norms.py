@@ -14,8 +14,8 @@ class TaskNorm(nn.Module):
     """A batch, layer or group norm with one copy a task, started from the wrapped model's own.
 
     ``task`` chooses the copy that :meth:`forward` uses; None is the wrapped model's own norm. That and the
-    copies of frozen tasks compute in evaluation mode, whatever the mode of the model: their running statistics
-    never move.
+    copies of frozen tasks compute in evaluation mode, whatever the mode of the model: their running
+    statistics never move.
     """
 
     def __init__(self, original: nn.Module) -> None:

@@ -37,13 +37,13 @@ def refuse_forgetting(model: MaskedModel) -> None:
     """
     if model.learning is not None:
         raise InputError(f"task {model.learning} is being learnt: rehearse before add_task or after commit")
-    with _apart(model), warnings.catch_warnings():
+    with apart(model), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the made-up tasks may run out of free neurons
-        _rehearse(_copy(model))
+        _rehearse(copied(model))
 
 
 @contextmanager
-def _apart(model: MaskedModel) -> Iterator[None]:
+def apart(model: MaskedModel) -> Iterator[None]:
     """Random numbers of its own, and the random states put back at the end."""
     devices = [model.device] if model.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
@@ -51,20 +51,20 @@ def _apart(model: MaskedModel) -> Iterator[None]:
         yield
 
 
-def _copy(model: MaskedModel) -> MaskedModel:
+def copied(model: MaskedModel) -> MaskedModel:
     try:
         return copy.deepcopy(model)
     except Exception as error:
         raise InputError(
-            f"the backbone cannot be copied ({type(error).__name__}: {error}), so it cannot be rehearsed whether "
-            "its tasks are remembered: rehearse=False leaves that out"
+            f"the backbone cannot be copied ({type(error).__name__}: {error}), so it cannot be rehearsed "
+            "whether its tasks are remembered: rehearse=False leaves that out"
         ) from error
 
 
 def _rehearse(model: MaskedModel) -> None:
-    x = _samples(model)
+    x = samples(model)
     tasks = [_made_up_task(model, x) for _ in range(2)]
-    before = {task: _logits(model, x, task) for task in tasks}
+    before = {task: eval_logits(model, x, task) for task in tasks}
     _refuse_unstable(model, x, before)
     third = _begin(model)
     protected = ProtectedWeights(model)
@@ -75,19 +75,20 @@ def _rehearse(model: MaskedModel) -> None:
     if not _same(model, x, before):
         culprits = [name for name, _ in moved if "buffer" in name] or ["what its modules keep between passes"]
         raise InputError(
-            f"a training pass of one task changes what another computes: {culprits[0]} is shared by all tasks; use "
-            "batch, layer or group norm for running statistics (each task gets its own), or keep none"
+            f"a training pass of one task changes what another computes: {culprits[0]} is shared by all "
+            "tasks; use batch, layer or group norm for running statistics (each task gets its own), or keep "
+            "none"
         )
     parameters = _plastic(model)
     with protected:
         _shake(parameters)
     if not _same(model, x, before):
-        for name, tensor, old in kept:
+        for _, tensor, old in kept:
             tensor.data.copy_(old)
         raise InputError(_felt(model, x, before, parameters, protected))
 
 
-def _samples(model: MaskedModel) -> Tensor:
+def samples(model: MaskedModel) -> Tensor:
     shape = (SAMPLES, *model.input_shape[1:])
     size = torch.tensor(SIZES).view(-1, *[1] * (len(shape) - 1))
     return (torch.randn(shape) * size).to(model.device, model.dtype)
@@ -135,32 +136,33 @@ def _train(model: MaskedModel, x: Tensor, task: int) -> None:
         )
 
 
-def _logits(model: MaskedModel, x: Tensor, task: int, grad: bool = False) -> Tensor:
+def eval_logits(model: MaskedModel, x: Tensor, task: int, grad: bool = False) -> Tensor:
     model.eval()
     with torch.set_grad_enabled(grad):
         return model(x, task).detach()
 
 
-def _equal(one: Tensor, other: Tensor) -> bool:
+def equal(one: Tensor, other: Tensor) -> bool:
     """Whether all bits are the same; NaN equals NaN."""
     return torch.equal(one.nan_to_num(0.5), other.nan_to_num(0.5)) and torch.equal(one.isnan(), other.isnan())
 
 
 def _same(model: MaskedModel, x: Tensor, before: dict[int, Tensor]) -> bool:
-    return all(_equal(_logits(model, x, task), logits) for task, logits in before.items())
+    return all(equal(eval_logits(model, x, task), logits) for task, logits in before.items())
 
 
 def _refuse_unstable(model: MaskedModel, x: Tensor, before: dict[int, Tensor]) -> None:
     if not _same(model, x, before):
         raise InputError(
-            "two passes over the same input in evaluation mode give different logits: the backbone draws random "
-            "numbers there, or keeps something from one pass to the next; no task can stay bit-identical in it"
+            "two passes over the same input in evaluation mode give different logits: the backbone draws "
+            "random numbers there, or keeps something from one pass to the next; no task can stay "
+            "bit-identical in it"
         )
     task, logits = next(iter(before.items()))
-    if not _equal(_logits(model, x, task, grad=True), logits):
+    if not equal(eval_logits(model, x, task, grad=True), logits):
         raise InputError(
-            "the same input gives other bits with gradients switched on than without: the backbone takes another "
-            "path then, in which no task can stay bit-identical"
+            "the same input gives other bits with gradients switched on than without: the backbone takes "
+            "another path then, in which no task can stay bit-identical"
         )
 
 
@@ -198,11 +200,11 @@ def _felt(
         if felt:
             owner = model.backbone.get_submodule(name.rpartition(".")[0])
             return (
-                f"earlier tasks feel changes of '{name}' ({type(owner).__name__}) that learning others would make, "
-                "although the neurons concerned are masked: the weight is read outside of its layer, or in another "
-                "way than a layer of its kind does; use a plain layer, called as a module"
+                f"earlier tasks feel changes of '{name}' ({type(owner).__name__}) that learning others would "
+                "make, although the neurons concerned are masked: the weight is read outside of its layer, "
+                "or in another way than a layer of its kind does; use a plain layer, called as a module"
             )
     return (
-        "earlier tasks do not stay bit-identical while others are learnt, though no single parameter alone changes "
-        "them: some module computes with more than its input and its own weights"
+        "earlier tasks do not stay bit-identical while others are learnt, though no single parameter alone "
+        "changes them: some module computes with more than its input and its own weights"
     )

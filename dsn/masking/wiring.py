@@ -1,7 +1,7 @@
 """What masked neurons reach: found by sending values through the network instead of tracing it.
 
-Each masked layer emits given values in place of its output, on an evaluation pass. What can arrive non-zero at
-a layer's input is live. Residual sums, concatenation, flatten and pooling need no case of their own.
+Each masked layer emits given values in place of its output, on an evaluation pass. What can arrive non-zero
+at a layer's input is live. Residual sums, concatenation, flatten and pooling need no case of their own.
 
 What is live must be so for *any* values: a weight that is taken for dead by mistake is not protected, and
 earlier tasks change. So many kinds of values are sent (:data:`KINDS`), and what any of them brings is live:
@@ -20,7 +20,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from .model import MaskedModel
 
 Emit = Callable[[str, Tensor], Tensor]
-"""(path, output) -> what is sent in its place; ``output`` gives shape, type and device, its values do not count"""
-INPUT = "input"
+"""(path, output) -> what is sent in its place; ``output`` gives shape, type and device, its values do not "
+"count"""
 BATCH = 4  # samples sent at once, so that statistics over the batch are felt too
 
 
@@ -121,9 +121,7 @@ def _broadcast(model: MaskedModel, values: Mapping[str, Tensor]) -> Emit:
     return emit
 
 
-def _output_shape(
-    model: MaskedModel, path: str, layer: Maskable, x: Tensor, call: int
-) -> tuple[int, ...]:
+def _output_shape(model: MaskedModel, path: str, layer: Maskable, x: Tensor, call: int) -> tuple[int, ...]:
     n = model.gates_by_path[path].n
     if isinstance(layer, nn.Linear):
         return (*x.shape[:-1], n)
@@ -146,8 +144,10 @@ def _holed(shape: torch.Size, random: torch.Generator) -> Tensor:
 
 def _even(shape: torch.Size, random: torch.Generator) -> Tensor:
     """The same all over a map, or along the dimensions in the middle; some neurons are 0."""
-    small = torch.Size([shape[0], shape[1], *[1] * (len(shape) - 3), *([shape[-1]] if len(shape) == 3 else [1])])
-    return _holed(small if len(shape) > 2 else shape, random).expand(shape)
+    small = torch.Size(
+        [shape[0], shape[1], *[1] * (len(shape) - 3), *([shape[-1]] if len(shape) == 3 else [1])]
+    )
+    return _holed(small if len(shape) > 2 else shape, random).expand(shape).contiguous()
 
 
 def _filled(value: float) -> Callable[[torch.Size, torch.Generator], Tensor]:
@@ -206,7 +206,8 @@ def live_inputs(model: MaskedModel, masks: Mapping[str, Tensor]) -> tuple[dict[s
     """Which inputs of each layer [d], and which features [d], can differ from 0 under ``masks``.
 
     The network's own input counts as live, and so does what a norm gives that stands behind no layer, since
-    its state is each task's own. Masks shorter than their layer (it has grown since) are filled up with zeros.
+    its state is each task's own. Masks shorter than their layer (it has grown since) are filled up with
+    zeros.
     """
     found = _Flags()
     for kind, _ in enumerate(KINDS):
@@ -257,10 +258,9 @@ class _Flags:
         return {path: self.flags[path] for path in model.gates_by_path}, self.flags["features"]
 
 
-def _flags(
-    model: MaskedModel, arrivals: Arrivals, felt: Callable[[Tensor], Tensor]
-) -> dict[str, Tensor]:
-    """Which inputs [d] of each place ``felt`` something in any call; places that no call reached are missing."""
+def _flags(model: MaskedModel, arrivals: Arrivals, felt: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
+    """Which inputs [d] of each place ``felt`` something in any call; places that no call reached are "
+    "missing."""
     dims = {path: neuron_dim(layer) for path, layer in model.layer_modules()}
     return {
         place: torch.stack([_any_along(felt(t), dims.get(place, -1)) for t in arrived]).any(0)
@@ -297,12 +297,13 @@ def _refuse_failures(model: MaskedModel, everything: Mapping[str, Tensor]) -> No
             if make in FINITE:
                 raise InputError(
                     f"the backbone does not run on made-up values in the shape of {BATCH} example inputs "
-                    f"({type(error).__name__}: {error}): masks need a backbone that takes any batch and any values"
+                    f"({type(error).__name__}: {error}): masks need a backbone that takes any batch and any "
+                    "values"
                 ) from error
             warnings.warn(
-                f"the backbone does not run on values that are not finite ({type(error).__name__}: {error}), by "
-                "which the inputs that masked neurons cannot reach are found: all weights of a used neuron will "
-                "be protected",
+                f"the backbone does not run on values that are not finite ({type(error).__name__}: {error}), "
+                "by which the inputs that masked neurons cannot reach are found: all weights of a used "
+                "neuron will be protected",
                 stacklevel=2,
             )
             return
@@ -347,9 +348,9 @@ def _refuse_offsets(model: MaskedModel) -> None:
     for place, flags in offset.flags.items():
         if bool((flags & ~of_input.flags[place]).any()):
             raise InputError(
-                f"what arrives at '{place}' is not 0 where the neurons before it are masked: an activation or "
-                "operation between them maps 0 to something else (a sigmoid, a softplus, an added constant); "
-                "use one with f(0) = 0, such as ReLU, GELU or tanh"
+                f"what arrives at '{place}' is not 0 where the neurons before it are masked: an activation "
+                "or operation between them maps 0 to something else (a sigmoid, a softplus, an added "
+                "constant); use one with f(0) = 0, such as ReLU, GELU or tanh"
             )
 
 
@@ -373,7 +374,8 @@ def _changed(model: MaskedModel, before: Arrivals, after: Arrivals) -> dict[str,
 
 
 def coupled_layers(model: MaskedModel) -> list[list[str]]:
-    """Groups of layers whose outputs meet in a sum or product, so that they must have equally many neurons."""
+    """Groups of layers whose outputs meet in a sum or product, so that they must have equally many "
+    "neurons."""
     paths = list(model.gates_by_path)
     reached: dict[str, Tensor] = {}
     none = {p: torch.zeros(g.n, dtype=torch.bool) for p, g in model.gates_by_path.items()}
