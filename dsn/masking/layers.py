@@ -72,6 +72,7 @@ def find_sites(backbone: nn.Module, example_input: Tensor) -> list[Site]:
     """
     _refuse_modules(backbone)
     recording = _record(backbone, example_input)
+    _refuse_unstable(backbone, example_input)
     modules = dict(backbone.named_modules())
     sites = {
         path: Site(path, cast(Maskable, modules[path]), map_sizes=recording.map_sizes[path])
@@ -89,6 +90,22 @@ def find_sites(backbone: nn.Module, example_input: Tensor) -> list[Site]:
     if not sites:
         raise InputError("the backbone has no Linear, Conv1d or Conv2d layer to mask")
     return list(sites.values())
+
+
+def _refuse_unstable(backbone: nn.Module, example_input: Tensor) -> None:
+    """Where an evaluation pass draws random numbers or leaves something behind, nothing stays bit-equal."""
+    x = torch.randn(example_input.shape, generator=torch.Generator().manual_seed(0)).to(example_input)
+    with evaluating(backbone):
+        try:
+            first, second = backbone(x), backbone(x)
+        except Exception:  # a backbone that only takes some values: the rehearsal says so
+            return
+    if not torch.equal(first.nan_to_num(0.5), second.nan_to_num(0.5)):
+        raise InputError(
+            "two passes over the same input in evaluation mode give different features: the backbone draws "
+            "random numbers there, or keeps something from one pass to the next; no task can stay "
+            "bit-identical in it"
+        )
 
 
 def _place_norm(norm: str, module: nn.Module, producers: list[str | None], sites: dict[str, Site]) -> None:

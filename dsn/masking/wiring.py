@@ -56,14 +56,14 @@ def send(
     emit: Emit | Mapping[str, Tensor],
     x: Tensor,
     *,
-    raw: float = 0.0,
+    raw: Emit | None = None,
     free_norms: Emit | None = None,
 ) -> Arrivals:
     """Run the backbone on ``x`` while each layer emits values where its mask is applied.
 
     Args:
         emit: the values, or one number a neuron, [n] by path.
-        raw: what a layer gives past its mask, before a norm that the mask follows.
+        raw: what a layer gives past its mask, before a norm that the mask follows; by default zeros.
         free_norms: what norms emit that stand behind no layer; by default they compute.
     """
     layers: dict[str, list[Tensor]] = {path: [] for path in model.gates_by_path}
@@ -74,8 +74,10 @@ def send(
         def forward(input: Tensor) -> Tensor:
             shape = _output_shape(model, path, layer, input, len(layers[path]))
             layers[path].append(input.detach().clone())
-            output = input.new_full(shape, raw)
-            return emitted(path, output) if masked_here else output
+            output = input.new_zeros(shape)
+            if masked_here:
+                return emitted(path, output)
+            return output if raw is None else raw(path, output)
 
         return forward
 
@@ -311,25 +313,45 @@ def _refuse_failures(model: MaskedModel, everything: Mapping[str, Tensor]) -> No
 
 def _refuse_free_norms(model: MaskedModel, everything: Mapping[str, Tensor]) -> None:
     placed = {norm for norm in model.norm_of.values() if norm is not None}
-    nan = _Sender(model, everything, KINDS.index(BOUNDLESS[0]))
-    for norm, inputs in send(model, nan, _zeros(model) + 1).norms.items():
-        if norm not in placed and any(t.isnan().any() for t in inputs):
-            raise InputError(
-                f"norm '{norm}' does not come straight after a Linear or Conv layer: it would turn the zeros "
-                "of masked neurons into other numbers; put it right behind the layer (layer, norm, "
-                "activation) or remove it"
-            )
+    free = [path for path, norm in model.backbone.named_modules() if isinstance(norm, TaskNorm)]
+    if not set(free) - placed:
+        return
+    x = _zeros(model) + 1
+    still = send(model, _Sender(model, None, 0), x)
+    for kind, _ in enumerate(KINDS):
+        try:
+            moved = send(model, _Sender(model, everything, kind), x)
+        except Exception:  # checked by _refuse_failures
+            continue
+        for norm, inputs in moved.norms.items():
+            if norm not in placed and any(
+                _differ(a, b).any() for a, b in zip(still.norms[norm], inputs, strict=False)
+            ):
+                raise InputError(
+                    f"norm '{norm}' does not come straight after a Linear or Conv layer: it would turn the "
+                    "zeros of masked neurons into other numbers; put it right behind the layer (layer, norm, "
+                    "activation) or remove it"
+                )
 
 
 def _refuse_reads_past_norms(model: MaskedModel) -> None:
+    if all(norm is None for norm in model.norm_of.values()):
+        return
     ones = {path: torch.ones(gate.n, device=model.device) for path, gate in model.gates_by_path.items()}
-    around = send(model, ones, _zeros(model) + 1, raw=torch.nan, free_norms=lambda _path, x: x)
-    for path, inputs in around.places().items():
-        if any(t.isnan().any() for t in inputs):
-            raise InputError(
-                f"'{path}' reads the output of a layer past the norm that its mask follows: add a norm or "
-                "layer of its own to the second branch, or use the norm's output in both"
-            )
+    x = _zeros(model) + 1
+    still = send(model, ones, x)
+    for kind, _ in enumerate(KINDS):
+        raw = _Sender(model, None, kind)
+        try:
+            moved = send(model, ones, x, raw=lambda _path, output, raw=raw: raw.draw(output))  # type: ignore[misc]
+        except Exception:  # checked by _refuse_failures
+            continue
+        for path, flags in _changed(model, still, moved).items():
+            if bool(flags.any()):
+                raise InputError(
+                    f"'{path}' reads the output of a layer past the norm that its mask follows: add a norm "
+                    "or layer of its own to the second branch, or use the norm's output in both"
+                )
 
 
 def _refuse_offsets(model: MaskedModel) -> None:
@@ -361,13 +383,17 @@ def _changed(model: MaskedModel, before: Arrivals, after: Arrivals) -> dict[str,
     return {
         place: torch.stack(
             [
-                _any_along(a.ne(b) & ~(a.isnan() & b.isnan()), dims.get(place, -1))
+                _any_along(_differ(a, b), dims.get(place, -1))
                 for a, b in zip(arrived, later[place], strict=False)
             ]
         ).any(0)
         for place, arrived in before.places().items()
         if arrived and later[place]
     }
+
+
+def _differ(one: Tensor, other: Tensor) -> Tensor:
+    return one.ne(other) & ~(one.isnan() & other.isnan())
 
 
 # ---- what meets ------------------------------------------------------------------------------------------
