@@ -1,0 +1,117 @@
+"""Which published networks can be masked, and does one that is accepted ever forget?
+
+``python -m benchmarks.census [--only TEXT]`` wraps every classifier of torchvision, and some of timm where
+that is installed (it is needed for nothing else), lets two tasks more be learnt after the first, shakes all
+that protection leaves, and prints a Markdown table. Images are as small as each network takes.
+"""
+
+import argparse
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from functools import partial
+
+import torch
+import torchvision
+from torch import nn
+
+from dsn import InputError, MaskedModel, ProtectedWeights, backbones, mask_neurons
+
+SIZES = (64, 224, 256, 299)
+TIMM = (
+    "resnetv2_50x1_bit", "tf_efficientnet_b0", "mobilenetv3_small_100", "vit_tiny_patch16_224",
+    "convnext_atto", "mixer_s32_224", "dm_nfnet_f0", "regnetx_002", "ghostnet_100", "res2net50_26w_4s",
+    "dla34", "ese_vovnet19b_dw", "cspresnet50", "hrnet_w18_small", "repvgg_a0", "xception41", "selecsls42b",
+    "skresnet18", "darknet53", "dpn48b", "resnest14d", "poolformer_s12", "visformer_tiny", "legacy_senet154",
+)  # fmt: skip
+
+
+def networks() -> Iterator[tuple[str, Callable[[], tuple[nn.Module, str | None]]]]:
+    """(name, builder of the network and the path of its head)."""
+    for name in torchvision.models.list_models(module=torchvision.models):
+        yield f"torchvision {name}", partial(backbones.torchvision_model, name)
+    try:
+        import timm
+    except ImportError:
+        return
+    for name in TIMM:
+        yield f"timm {name}", partial(_headless, timm.create_model, name)
+
+
+def _headless(create: Callable[..., nn.Module], name: str) -> tuple[nn.Module, None]:
+    return create(name, num_classes=0), None
+
+
+def smallest_size(net: nn.Module) -> int:
+    """Of an image that the network takes."""
+    for size in SIZES[:-1]:
+        try:
+            with torch.no_grad():
+                net.eval()(torch.zeros(1, 3, size, size))
+        except (RuntimeError, AssertionError, ValueError):
+            continue
+        return size
+    return SIZES[-1]
+
+
+def moved(model: MaskedModel, size: int) -> float:
+    """How far the first task's logits move at most, by two more tasks and by all that protection allows."""
+    torch.manual_seed(0)
+    x, y = torch.randn(4, 3, size, size), torch.arange(4) % 2
+    before = None
+    for task in range(3):
+        model.add_task(2)
+        model.train()
+        optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-3)
+        protected = ProtectedWeights(model)
+        for step in range(2):
+            model.anneal(step)
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(model(x, task), y).backward()
+            with protected:
+                optimizer.step()
+        model.commit(task)
+        model.eval()
+        with torch.no_grad():
+            before = model(x, 0) if task == 0 else before
+    own = {id(p) for task in model.committed for p in model.own_parameters(task)}
+    with ProtectedWeights(model), torch.no_grad():
+        for parameter in model.backbone.parameters():
+            if id(parameter) not in own:
+                parameter.add_(torch.randn_like(parameter))
+    with torch.no_grad():
+        return float((model(x, 0) - before).abs().max())
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--only", default="", help="networks whose name has this text")
+    args = parser.parse_args()
+    warnings.simplefilter("ignore")
+    counts = {"wraps": 0, "refused": 0, "forgets": 0}
+    print("| network | image | wrapping | seconds | first task's logits moved, or why refused |")
+    print("|---|---:|---|---:|---|", flush=True)
+    for name, build in networks():
+        if args.only not in name:
+            continue
+        torch.manual_seed(0)
+        net, head = build()
+        size = smallest_size(net)
+        start = time.process_time()
+        try:
+            model = mask_neurons(net, head=head, example_input=torch.zeros(1, 3, size, size))
+        except InputError as error:
+            verdict, said = "refused", str(error).replace("|", "/")
+            seconds = time.process_time() - start
+        else:
+            seconds = time.process_time() - start
+            distance = moved(model, size)
+            verdict, said = ("wraps" if distance == 0 else "forgets"), f"{distance:g}"
+        counts[verdict] += 1
+        print(f"| {name} | {size} | {verdict} | {seconds:.1f} | {said} |", flush=True)
+    print(f"\n{counts['wraps']} wrap, {counts['refused']} are refused, {counts['forgets']} forget.")
+
+
+if __name__ == "__main__":
+    main()
