@@ -86,8 +86,8 @@ CLAIMS: dict[str, list[Claim]] = {
 NOTES = {
     "step": """\
 Earlier versions of this document had 1.002 and 1.034 here, at progress 0 alone. That left out the rest of the
-annealing, where small gates were denormal numbers and a step took 1.4 to 3.9 times as long on this AlexNet, up
-to 10 times on a small CNN. Such gates are exactly 0 now.""",
+annealing, where small gates were denormal numbers and a step took 1.4 to 3.9 times as long on this AlexNet,
+up to 10 times on a small CNN. Such gates are exactly 0 now.""",
 }
 """by script, what to know of what it printed"""
 
