@@ -184,6 +184,9 @@ def _add_compare(commands: Any) -> None:
     )
     command.add_argument("--tune-tasks", type=int, default=2, metavar="N", help="the first N tasks; 2")
     command.add_argument(
+        "--tune-seeds", metavar="N,N,...", help="seeds of each trial; default: the first of --seeds"
+    )
+    command.add_argument(
         "--out",
         type=Path,
         metavar="DIR",
@@ -349,6 +352,7 @@ def run_compare(options: argparse.Namespace, command: list[str]) -> None:
         reference=options.reference,
         tune=options.tune,
         tune_tasks=options.tune_tasks,
+        tune_seeds=options.tune_seeds,
         command=_shown(command),
     )
     out = options.out or Path("results") / ("+".join(path.stem for path in options.configs) + "-compare")

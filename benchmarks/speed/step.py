@@ -1,13 +1,15 @@
 """A training step of DSN beside a plain dense one: `python -m benchmarks.speed.step`.
 
 Both train the paper's AlexNet (dropout on, plain SGD) on the same random batch, in turn, in one process and
-on one thread; medians of CPU time. A step is all that training does a batch: gates, forward pass, loss with
-the price of free neurons, backward pass, optimizer step inside protection, clamped gate logits. Each task
-takes about half the neurons of a layer, as fresh gate logits do, so when the fifth is learnt nearly
-everything is protected. Where in memory a network lies changes its time by some percent, so several equal
-ones of each kind take turns and are averaged; how far the dense ones are apart is printed too. After a line
-of the whole step, each part of it: what DSN adds, in milliseconds. The last line is the larger ratio of the
-first and the last task.
+on one thread; medians of CPU time. Measured over the whole annealing: at its beginning no gate is small, and
+small ones cost most if a CPU has to compute with denormal numbers. A step is all that training does a batch:
+gates, forward pass, loss with the price of free neurons, backward pass, optimizer step inside protection,
+clamped gate logits. Each task takes about half the neurons of a layer, as fresh gate logits do, so when the
+fifth is learnt nearly everything is protected; with ``--planned`` each takes its share. Where in memory a
+network lies changes its time by some percent, so several equal ones of each kind take turns and are averaged;
+how far the dense ones are apart is printed too. After the lines of whole steps, each part of one at the
+slowest progress: what DSN adds, in milliseconds. The last line is the larger ratio of the first and the last
+task, over the whole annealing.
 """
 
 from __future__ import annotations
@@ -26,6 +28,13 @@ from benchmarks.speed.timing import in_turn, keep_freed_memory
 from dsn import MaskedModel, ProtectedWeights, backbones, mask_neurons, sparsity
 
 CLASSES, ETA, LR = 5, 0.75, 0.05
+PROGRESS = (0.0, 0.02, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
+SHAPE = (3, 32, 32)
+BACKBONES: dict[str, Callable[[], nn.Module]] = {
+    "alexnet": lambda: backbones.alexnet(hidden=2048),
+    "small_cnn": lambda: backbones.small_cnn(width=16),
+    "mlp": lambda: backbones.mlp(3 * 32 * 32, widths=(400, 400)),
+}
 
 
 def main() -> None:
@@ -33,37 +42,57 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("--backbone", choices=BACKBONES, default="alexnet")
     parser.add_argument("--tasks", type=int, default=5)
+    parser.add_argument("--planned", action="store_true", help="limit each task to its share of the neurons")
     parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--hidden", type=int, default=2048, help="hidden units of AlexNet")
     parser.add_argument("--networks", type=int, default=3, help="equal ones of each kind")
-    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--rounds", type=int, default=7)
     arguments = parser.parse_args()
 
     torch.set_num_threads(1)
     keep_freed_memory()
     torch.manual_seed(0)
-    shape, hidden, networks = (3, 32, 32), arguments.hidden, arguments.networks
-    model = mask_neurons(backbones.alexnet(hidden=hidden), example_input=torch.zeros(1, *shape))
-    plain = nn.Sequential(backbones.alexnet(hidden=hidden), nn.Linear(hidden, CLASSES))
-    x, y = torch.randn(arguments.batch, *shape), torch.randint(0, CLASSES, (arguments.batch,))
+    networks, planned = arguments.networks, arguments.tasks if arguments.planned else None
+    build, example = BACKBONES[arguments.backbone], torch.zeros(1, *SHAPE)
+    model = mask_neurons(build(), example_input=example)
+    plain = nn.Sequential(build(), nn.Linear(model.feature_size, CLASSES))
+    x, y = torch.randn(arguments.batch, *SHAPE), torch.randint(0, CLASSES, (arguments.batch,))
     dense = [DenseStep(copy.deepcopy(plain), x, y) for _ in range(networks)]
     ratios = []
     for task in range(arguments.tasks):
         if task in (0, arguments.tasks - 1):
-            masked = [MaskedStep(copy.deepcopy(model), task, x, y) for _ in range(networks)]
-            times = in_turn([*masked, *dense], arguments.rounds)
-            ours, theirs = (sum(part) / networks for part in (times[:networks], times[networks:]))
-            ratios.append(ours / theirs)
-            spread = max(times[networks:]) / min(times[networks:])
-            print(
-                f"task {task + 1}: {share_used(model):.0%} of the neurons protected; {1e3 * ours:.1f} ms a "
-                f"step, dense {1e3 * theirs:.1f} ms (apart by {spread:.3f}), ratio {ratios[-1]:.3f}"
-            )
-            show_parts(masked[0], dense[0], arguments.rounds)
-        MaskedStep(model, task, x, y)()
+            print(f"task {task + 1}: {share_used(model):.0%} of the neurons protected")
+            masked = [MaskedStep(copy.deepcopy(model), task, x, y, planned) for _ in range(networks)]
+            ratios.append(over_the_annealing(task, masked, dense, arguments.rounds))
+        MaskedStep(model, task, x, y, planned)()
         model.commit(task)
     print(f"ratio: {max(ratios):.3f}")
+
+
+def over_the_annealing(task: int, masked: list[MaskedStep], dense: list[DenseStep], rounds: int) -> float:
+    """Time and print steps at each progress; the time of all of them over that of the dense ones."""
+    times: dict[float, tuple[float, float]] = {}
+    for progress in PROGRESS:
+        for step in masked:
+            step.progress = progress
+        medians = in_turn([*masked, *dense], rounds)
+        mine, others = medians[: len(masked)], medians[len(masked) :]
+        ours, theirs = statistics.mean(mine), statistics.mean(others)
+        times[progress] = ours, theirs
+        print(
+            f"  progress {progress:g}: {1e3 * ours:.1f} ms a step, dense {1e3 * theirs:.1f} ms "
+            f"(apart by {max(others) / min(others):.3f}), ratio {ours / theirs:.3f}"
+        )
+    worst = max(times, key=lambda progress: times[progress][0] / times[progress][1])
+    for step in masked:
+        step.progress = worst
+    show_parts(masked[0], dense[0], rounds)
+    ratio = sum(ours for ours, _ in times.values()) / sum(theirs for _, theirs in times.values())
+    at_worst = times[worst][0] / times[worst][1]
+    print(f"task {task + 1}, slowest at progress {worst:g}: ratio {at_worst:.3f}")
+    print(f"task {task + 1}, whole annealing: ratio {ratio:.3f}")
+    return ratio
 
 
 class Step:
@@ -95,10 +124,14 @@ class DenseStep(Step):
 
 
 class MaskedStep(Step):
-    """One step of a new task of ``model``."""
+    """One step of a new task of ``model``, at ``progress`` of its annealing."""
 
-    def __init__(self, model: MaskedModel, task: int, x: torch.Tensor, y: torch.Tensor) -> None:
-        model.add_task(CLASSES, task)
+    progress = 0.0
+
+    def __init__(
+        self, model: MaskedModel, task: int, x: torch.Tensor, y: torch.Tensor, planned: int | None = None
+    ) -> None:
+        model.add_task(CLASSES, task, planned_tasks=planned)
         self.model, self.task, self.x, self.y = model.train(), task, x, y
         self.optimizer = torch.optim.SGD(model.task_parameters(task), lr=LR)
         self.protected = ProtectedWeights(model)
@@ -111,7 +144,7 @@ class MaskedStep(Step):
 
     def forward(self) -> None:
         """Up to the loss with the price of free neurons."""
-        self.model.anneal(0.0)  # the gate logits hardly move, so the masks are as they were drawn
+        self.model.anneal(self.progress)
         self.optimizer.zero_grad()
         loss = F.cross_entropy(self.model(self.x, self.task), self.y)
         self.loss = loss + ETA * sparsity(self.model, self.task)

@@ -66,12 +66,14 @@ def _backbone(setting: Setting) -> tuple[nn.Module, torch.Size, str | None]:
     return backbone, setting.input_shape, head
 
 
-def _weight_masked(strategy: type[Baseline], *, fixed: bool) -> Builder:
-    def build(setting: Setting, *, density: float) -> Baseline:
-        model = WeightMaskedNetwork(*_backbone(setting), density=density, fixed=fixed)
-        return _on(setting, model, strategy)
+def _wsn(setting: Setting, *, density: float, signed_constants: bool, **options: Any) -> Baseline:
+    model = WeightMaskedNetwork(*_backbone(setting), density=density, signed=signed_constants)
+    return _on(setting, model, WSN, **options)
 
-    return build
+
+def _supsup(setting: Setting, *, density: float, **options: Any) -> Baseline:
+    model = WeightMaskedNetwork(*_backbone(setting), density=density, fixed=True)
+    return _on(setting, model, SupSup, **options)
 
 
 def _pnn(setting: Setting) -> Baseline:
@@ -120,8 +122,8 @@ def _dsn(setting: Setting, **options: Any) -> DSN:
 
 STRATEGIES: dict[str, Builder] = {
     "hat": _hat,
-    "wsn": _weight_masked(WSN, fixed=False),
-    "supsup": _weight_masked(SupSup, fixed=True),
+    "wsn": _wsn,
+    "supsup": _supsup,
     "packnet": _for_known_length(PackNet, PackNetNetwork),
     "pnn": _pnn,
     "naive": _plain(Baseline),

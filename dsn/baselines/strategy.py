@@ -45,6 +45,9 @@ class Baseline(SupervisedTemplate):
     rehearses = False
     """whether what earlier tasks alone use, heads and norm state, goes on learning"""
 
+    scores_lr_factor = 1.0
+    """learning rate of :meth:`scores` over that of everything else"""
+
     def __init__(
         self,
         *,
@@ -96,7 +99,7 @@ class Baseline(SupervisedTemplate):
         return nullcontext()
 
     def scores(self) -> list[nn.Parameter]:
-        """Trained parameters that take no weight decay."""
+        """Trained parameters that take no weight decay, and have a learning rate of their own."""
         return []
 
     def shared_tensors(self) -> list[Tensor]:
@@ -142,8 +145,10 @@ class Baseline(SupervisedTemplate):
         others = [p for p in self.task_parameters(self.model.tasks[-1]) if id(p) not in chosen]
         self.optimizer.add_param_group({**self._options, "params": others})
         if scores:
-            no_decay = {"weight_decay": 0.0} if "weight_decay" in self._options else {}
-            self.optimizer.add_param_group({**self._options, **no_decay, "params": scores})
+            own: dict[str, Any] = {"lr": self._options["lr"] * self.scores_lr_factor}
+            if "weight_decay" in self._options:
+                own["weight_decay"] = 0.0
+            self.optimizer.add_param_group({**self._options, **own, "params": scores})
 
     def _train_exp(self, experience: Any, eval_streams: Any = None, **kwargs: Any) -> None:
         task = self.model.tasks[-1]

@@ -44,9 +44,10 @@ def how_many(density: float, n: int) -> int:
 class WeightMaskedNetwork(TaskNetwork):
     """A network in which each task uses ``density`` of each layer's weights.
 
-    The mask is that of the largest absolute scores. ``fixed``: the weights keep signed Kaiming constants,
-    there are no biases and norms have no affine parameters (SupSup); otherwise weights learn, each task has
-    biases of its own, and weights in the mask of an earlier task are :meth:`frozen` (WSN).
+    The mask is that of the largest absolute scores. ``signed``: the weights begin as signed Kaiming
+    constants. ``fixed``: they keep these, there are no biases and norms have no affine parameters (SupSup);
+    otherwise weights learn, each task has biases of its own, and weights in the mask of an earlier task are
+    :meth:`frozen` (WSN).
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class WeightMaskedNetwork(TaskNetwork):
         *,
         density: float,
         fixed: bool = False,
+        signed: bool = False,
     ) -> None:
         super().__init__(backbone, input_shape, head)
         self.density, self.fixed = density, fixed
@@ -66,8 +68,9 @@ class WeightMaskedNetwork(TaskNetwork):
         self.biases = nn.ModuleDict()
         self._ready: tuple[int, dict[str, Tensor]] | None = None
         for layer in self.layers.values():
-            if fixed:
+            if fixed or signed:
                 layer.weight.data = signed_constant(layer.weight)
+            if fixed:
                 layer.weight.requires_grad_(False)
             if layer.bias is not None:
                 layer.bias.requires_grad_(False)

@@ -56,16 +56,29 @@ class HATConfig(BaselineBlock):
     s_max: Annotated[float, Field(gt=1)] = 400.0
 
 
-class WSNConfig(BaselineBlock):
-    """Winning subnetworks (Kang et al. 2022); ``density``: share of a layer's weights that a task uses."""
+class ScoredBlock(BaselineBlock):
+    """Subnetworks of single weights.
+
+    density: share of a layer's weights that a task uses
+    scores_lr_factor: learning rate of the scores that choose them, over ``lr``
+    """
 
     density: Share = 0.5
+    scores_lr_factor: PositiveFloat = 1.0
 
 
-class SupSupConfig(BaselineBlock):
-    """Supermasks in superposition (Wortsman et al. 2020); ``density``: share of a layer's weights kept."""
+class WSNConfig(ScoredBlock):
+    """Winning subnetworks (Kang et al. 2022).
 
-    density: Share = 0.5
+    signed_constants: weights begin as random signs times one constant a layer, as SupSup's, instead of as
+        the backbone has them
+    """
+
+    signed_constants: bool = False
+
+
+class SupSupConfig(ScoredBlock):
+    """Supermasks in superposition (Wortsman et al. 2020)."""
 
 
 class PackNetConfig(BaselineBlock):

@@ -62,7 +62,7 @@ def compare(plan: Plan, out: Path, *, jobs: int = 1, console: Console | None = N
 
 def tune(board: Board, workers: Workers, trials: int, console: Console) -> None:
     """Choose hyper-parameters, ``trials`` a strategy; the plan's configs have them then."""
-    from .compare_tune import Search, search_all
+    from .compare_tune import Search, search_all, write_tuned
 
     plan = board.plan
     searches: dict[str, list[Search]] = {}
@@ -70,7 +70,8 @@ def tune(board: Board, workers: Workers, trials: int, console: Console) -> None:
         folder = board.folder / stream.name / "tuning"
         folder.mkdir(parents=True, exist_ok=True)
         for strategy, config in stream.configs.items():
-            search = Search(config, folder / f"{strategy}.json", plan.tune_tasks, trials)
+            file = folder / f"{strategy}.json"
+            search = Search(config, file, plan.tune_tasks, trials, list(plan.tune_seeds))
             if said := search.resume():
                 console.print(f"{stream.name}: {said}", soft_wrap=True, markup=False)
             searches.setdefault(stream.name, []).append(search)
@@ -87,10 +88,11 @@ def tune(board: Board, workers: Workers, trials: int, console: Console) -> None:
             ),
         )
     for stream in plan.streams:
+        found = searches.get(stream.name, [])
         configs = dict(stream.configs)
-        for search in searches.get(stream.name, []):
-            configs[search.config.strategy] = search.tuned()
-        board.choose(stream.name, configs, [search.tuning() for search in searches.get(stream.name, [])])
+        configs.update({search.config.strategy: search.tuned() for search in found})
+        board.choose(stream.name, configs, [search.tuning() for search in found])
+        write_tuned(board.folder / stream.name / "tuned.yaml", stream.path, plan.command, found)
 
 
 def run_missing(board: Board, workers: Workers, console: Console) -> None:

@@ -1,6 +1,6 @@
 """What a comparison is to run, read and checked before anything is written."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -32,7 +32,10 @@ class PlannedStream:
 
 @dataclass(frozen=True)
 class Plan:
-    """A comparison. ``tune``: trials a strategy, None for none; ``command``: as it can be typed again."""
+    """A comparison. ``tune``: trials a strategy, None for none; ``command``: as it can be typed again.
+
+    tune_seeds: every trial is made with each of them
+    """
 
     streams: list[PlannedStream]
     strategies: list[str]
@@ -41,6 +44,7 @@ class Plan:
     overrides: list[str]
     tune: int | None = None
     tune_tasks: int = TUNE_TASKS
+    tune_seeds: Sequence[int] = ()
     command: str = ""
 
     def runs(self) -> Iterator[tuple[PlannedStream, Config]]:
@@ -65,10 +69,12 @@ def make_plan(
     reference: str | None = None,
     tune: int | None = None,
     tune_tasks: int = TUNE_TASKS,
+    tune_seeds: str | None = None,
     command: str = "",
 ) -> Plan:
     """The plan of a command line. Raises InputError, a line for each thing that is wrong."""
     numbers = parse_seeds(seeds)
+    trials = numbers[:1] if tune_seeds is None else parse_seeds(tune_seeds, "--tune-seeds")
     names = parse_strategies(strategies)
     chosen = reference or (DEFAULT_REFERENCE if DEFAULT_REFERENCE in names else names[0])
     if chosen not in names:
@@ -88,7 +94,7 @@ def make_plan(
         streams.append(PlannedStream(path.stem, path, configs))
     if wrong:
         raise InputError("\n".join(wrong))
-    plan = Plan(streams, names, numbers, chosen, overrides, tune, tune_tasks, command)
+    plan = Plan(streams, names, numbers, chosen, overrides, tune, tune_tasks, trials, command)
     _refuse_impossible_tuning(plan)
     return plan
 

@@ -5,11 +5,12 @@ Memory is no hyper-parameter here: how many samples a strategy stores is given, 
 
 from typing import Any
 
-from optuna.distributions import FloatDistribution
+from optuna.distributions import CategoricalDistribution, FloatDistribution
 
 from .config import Config
 
-Space = dict[str, FloatDistribution]
+Distribution = FloatDistribution | CategoricalDistribution
+Space = dict[str, Distribution]
 
 
 def log(low: float, high: float) -> FloatDistribution:
@@ -20,8 +21,15 @@ def log(low: float, high: float) -> FloatDistribution:
 SPACES: dict[str, Space] = {
     "dsn": {"selection.sparsity": log(0.01, 3.0)},
     "hat": {"baselines.hat.sparsity": log(0.01, 3.0), "baselines.hat.s_max": log(50.0, 800.0)},
-    "wsn": {"baselines.wsn.density": FloatDistribution(0.05, 0.9)},
-    "supsup": {"baselines.supsup.density": FloatDistribution(0.05, 0.9)},
+    "wsn": {
+        "baselines.wsn.density": FloatDistribution(0.05, 0.9),
+        "baselines.wsn.scores_lr_factor": log(1.0, 30.0),
+        "baselines.wsn.signed_constants": CategoricalDistribution([False, True]),
+    },
+    "supsup": {
+        "baselines.supsup.density": FloatDistribution(0.05, 0.9),
+        "baselines.supsup.scores_lr_factor": log(1.0, 30.0),
+    },
     "packnet": {"baselines.packnet.retrain": FloatDistribution(0.1, 0.6)},
     "ewc": {"baselines.ewc.strength": log(1.0, 1e5)},
     "mas": {"baselines.mas.strength": log(0.01, 1e3)},
@@ -40,6 +48,7 @@ SPACES: dict[str, Space] = {
 """By strategy, beside the learning rate."""
 
 LR_FACTOR = 10.0
+DIGITS = 3
 
 
 def space_of(config: Config) -> Space:
@@ -59,11 +68,29 @@ def value_at(config: Config, key: str) -> Any:
 
 def with_values(config: Config, values: dict[str, Any]) -> Config:
     """The config with other values at dotted keys, checked again."""
-    whole = config.model_dump(mode="python")
+    return Config.model_validate(put_values(config.model_dump(mode="python"), values))
+
+
+def put_values(blocks: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
+    """``blocks`` with ``values`` at dotted keys, in place; blocks that are missing are made."""
     for key, value in values.items():
         *path, last = key.split(".")
-        here = whole
+        here = blocks
         for part in path:
-            here = here[part]
+            here = here.setdefault(part, {})
         here[last] = value
-    return Config.model_validate(whole)
+    return blocks
+
+
+def lies_in(distribution: Distribution, value: Any) -> bool:
+    """Whether the search may try ``value``."""
+    if isinstance(distribution, CategoricalDistribution):
+        return value in distribution.choices
+    return distribution.low <= value <= distribution.high
+
+
+def rounded(distribution: Distribution, value: Any) -> Any:
+    """Three significant digits of a number are enough, and can be read."""
+    if isinstance(distribution, CategoricalDistribution):
+        return value
+    return min(max(float(f"{value:.{DIGITS}g}"), distribution.low), distribution.high)

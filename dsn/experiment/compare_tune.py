@@ -13,18 +13,18 @@ from typing import Any
 
 import numpy as np
 import optuna
-from optuna.distributions import FloatDistribution
+import yaml
 from optuna.trial import FrozenTrial, TrialState
 from pydantic import TypeAdapter, ValidationError
 
 from .compare_key import identity, key_of
-from .compare_spaces import Space, space_of, value_at, with_values
+from .compare_spaces import Space, lies_in, put_values, rounded, space_of, value_at, with_values
 from .compare_worker import Job, Outcome
 from .comparison import Trial, Tuning
 from .config import Config
 from .result import write_whole
+from .yaml_file import read_yaml
 
-DIGITS = 3
 TRIALS: TypeAdapter[list[Trial]] = TypeAdapter(list[Trial])
 
 
@@ -32,21 +32,26 @@ TRIALS: TypeAdapter[list[Trial]] = TypeAdapter(list[Trial])
 class Search:
     """The trials of one strategy on one stream, kept in the file ``path``.
 
-    config: as given; its seed is that of every trial
+    config: as given
     tasks: how many of the first tasks a trial learns
     wanted: number of trials
+    seeds: a trial learns the tasks once with each of them
     """
 
     config: Config
     path: Path
     tasks: int
     wanted: int
+    seeds: list[int]
     trials: list[Trial] = field(default_factory=list)
+    outcomes: list[Outcome] = field(default_factory=list)
+    """of the trial that is being made, a seed each"""
 
     def __post_init__(self) -> None:
+        seeded = self.config.model_copy(update={"seed": self.seeds[0]})
         self.space: Space = space_of(self.config)
         bounds = {name: repr(distribution) for name, distribution in self.space.items()}
-        self.key = key_of({**identity(self.config), "tasks": self.tasks, "space": bounds})
+        self.key = key_of({**identity(seeded), "tasks": self.tasks, "seeds": self.seeds, "space": bounds})
 
     def resume(self) -> str | None:
         """Take over the trials of the file; says so where it has others, which do not count any more."""
@@ -63,44 +68,53 @@ class Search:
         return None
 
     def next_job(self) -> Job | None:
-        """The next trial; None when all are made."""
+        """The next trial with its next seed; None when all are made."""
         if len(self.trials) >= self.wanted:
             return None
         number = len(self.trials)
-        tried = with_values(self.config, self.suggest(number))
+        seed = self.seeds[len(self.outcomes)]
+        tried = with_values(self.config, {**self.suggest(number), "seed": seed})
+        name, file = f"{self.config.strategy} trial {number + 1}/{self.wanted}", f"trial{number + 1}"
+        if len(self.seeds) > 1:
+            name, file = f"{name} seed {seed}", f"{file}-seed{seed}"
         return Job(
-            name=f"{self.config.strategy} trial {number + 1}/{self.wanted}",
+            name=name,
             config=tried.model_dump_json(),
-            log=self.path.with_name(f"{self.config.strategy}-trial{number + 1}.log"),
+            log=self.path.with_name(f"{self.config.strategy}-{file}.log"),
             tune_tasks=self.tasks,
         )
 
-    def suggest(self, number: int) -> dict[str, float]:
+    def suggest(self, number: int) -> dict[str, Any]:
         """The values of trial ``number``, from those before it."""
         if number == 0:
             return {key: value_at(self.config, key) for key in self.space}
-        seed = int(np.random.SeedSequence([self.config.seed, number]).generate_state(1)[0])
+        seed = int(np.random.SeedSequence([self.seeds[0], number]).generate_state(1)[0])
         sampler = optuna.samplers.TPESampler(seed=seed)
         study = optuna.create_study(direction="maximize", sampler=sampler)
         study.add_trials([self._known(trial) for trial in self.trials[:number]])
         asked = study.ask(dict(self.space))
-        return {key: _rounded(asked.params[key], self.space[key]) for key in self.space}
+        return {key: rounded(self.space[key], asked.params[key]) for key in self.space}
 
-    def add(self, outcome: Outcome) -> Trial:
-        """Keep how the next trial ended."""
+    def add(self, outcome: Outcome) -> Trial | None:
+        """Keep how a job of the next trial ended; the trial, once it has: with its last seed, or failed."""
+        self.outcomes.append(outcome)
+        if outcome.error is None and len(self.outcomes) < len(self.seeds):
+            return None
+        accuracies = [done.accuracy for done in self.outcomes if done.accuracy is not None]
         trial = Trial(
             values=self.suggest(len(self.trials)),
-            accuracy=outcome.accuracy if outcome.error is None else None,
-            seconds=outcome.seconds,
+            accuracy=sum(accuracies) / len(accuracies) if outcome.error is None else None,
+            seconds=sum(done.seconds for done in self.outcomes),
             error=outcome.error,
         )
+        self.outcomes.clear()
         self.trials.append(trial)
         kept = {"key": self.key, "trials": TRIALS.dump_python(self.trials, mode="json")}
         write_whole(self.path, json.dumps(kept, indent=2, allow_nan=False) + "\n")
         return trial
 
     @property
-    def chosen(self) -> dict[str, float] | None:
+    def chosen(self) -> dict[str, Any] | None:
         """The values of the best trial, of equal ones the first; None where all failed."""
         ended = [trial for trial in self.trials if trial.accuracy is not None]
         return max(ended, key=lambda trial: trial.accuracy or 0.0).values if ended else None
@@ -113,7 +127,8 @@ class Search:
         """For ``comparison.json``."""
         return Tuning(
             strategy=self.config.strategy,
-            seed=self.config.seed,
+            seed=self.seeds[0],
+            seeds=self.seeds,
             tasks=self.tasks,
             trials=self.trials,
             chosen=self.chosen if len(self.trials) >= self.wanted else None,
@@ -123,7 +138,7 @@ class Search:
         inside = {
             key: value
             for key, value in trial.values.items()
-            if self.space[key].low <= value <= self.space[key].high  # the config's own may lie outside
+            if lies_in(self.space[key], value)  # the config's own may lie outside
         }
         return optuna.trial.create_trial(
             state=TrialState.COMPLETE if trial.accuracy is not None else TrialState.FAIL,
@@ -145,7 +160,8 @@ def search_all(
 
     def ended(job: Job, outcome: Outcome) -> list[Job]:
         search = waiting.pop(job.log)
-        told(job, search.add(outcome))
+        if (trial := search.add(outcome)) is not None:
+            told(job, trial)
         following = search.next_job()
         if following is None:
             return []
@@ -155,7 +171,15 @@ def search_all(
     do(first, ended)
 
 
-def _rounded(value: float, distribution: FloatDistribution) -> float:
-    """Three significant digits are enough, and can be read."""
-    short = float(f"{value:.{DIGITS}g}")
-    return min(max(short, distribution.low), distribution.high)
+def write_tuned(file: Path, config: Path, command: str, searches: Iterable[Search]) -> None:
+    """Write the config file ``config`` into ``file``, with what the searches chose for their strategies.
+
+    Nothing of ``--set`` is in it. DSN's learning rate is ``train.lr``, and so that of every baseline that
+    was not searched.
+    """
+    values = read_yaml(config)
+    for search in searches:
+        put_values(values, search.chosen or {})
+    said = [f"{config.name} with what `{command}`", "chose by validation accuracy."]
+    comment = "".join(f"# {line}\n" for line in said)
+    write_whole(file, comment + yaml.safe_dump(values, sort_keys=False, default_flow_style=None, width=110))

@@ -87,6 +87,9 @@ class Tuning(Part):
 
     strategy: str
     seed: int
+    """the first of ``seeds``"""
+    seeds: list[int] = Field(default_factory=list)
+    """that each trial was made with"""
     tasks: int
     trials: list[Trial]
     chosen: dict[str, Any] | None

@@ -109,6 +109,29 @@ def test_a_rate_of_its_own_replaces_the_common_one(name):
     assert {group["lr"] for group in trained.strategy.optimizer.param_groups} == {0.007}
 
 
+@pytest.mark.parametrize("name", ["wsn", "supsup"])
+@pytest.mark.parametrize(
+    "optimizer", [{"optimizer": "sgd", "momentum": 0.9, "weight_decay": 0.05}, {"optimizer": "adamw"}]
+)
+def test_scores_have_a_rate_of_their_own(name, optimizer):
+    train = {"epochs": 2, "batch_size": 32, "lr": 0.02, "schedule": "cosine", **optimizer}
+    setup = config(name, train=train, baselines={name: {"scores_lr_factor": 10.0}})
+    others, scores = Trained(setup).strategy.optimizer.param_groups
+    assert others["initial_lr"] == 0.02 and scores["initial_lr"] == pytest.approx(0.2)
+    assert scores["lr"] == pytest.approx(10 * others["lr"])
+    assert scores["weight_decay"] == 0 and others["weight_decay"] == optimizer.get("weight_decay", 0.0)
+
+
+@pytest.mark.parametrize("name", ["wsn", "supsup"])
+def test_a_factor_of_1_is_the_common_rate_and_another_is_not(name):
+    def last(**block):
+        trained = Trained(config(name, train={"epochs": 2, "batch_size": 32}, baselines={name: block}))
+        return trained.after[-1][0]
+
+    assert torch.equal(last(), last(scores_lr_factor=1.0))
+    assert not torch.equal(last(), last(scores_lr_factor=30.0))
+
+
 def test_all_phases_count_into_the_epochs_of_every_strategy():
     train = {"epochs": 2, "warmup_epochs": 1, "consolidation_epochs": 3, "batch_size": 32}
     for name in ("naive", "packnet", "hat", "joint"):

@@ -54,6 +54,17 @@ def test_a_task_keeps_exactly_its_share_of_the_best_weights_as_bits(widths, perc
     assert torch.equal(model(x, 7), before)
 
 
+@pytest.mark.parametrize("name, block", [("wsn", {"signed_constants": True}), ("wsn", {}), ("supsup", {})])
+def test_weights_begin_as_signed_constants_and_learn_in_wsn_alone(name, block):
+    given = {"density": 0.5, "fixed": name == "supsup", "signed": bool(block)}
+    untrained = WeightMaskedNetwork(backbones.mlp(64, (24, 16)), torch.Size([64]), **given)
+    trained = Trained(config(name, train={"epochs": 1, "batch_size": 32}, baselines={name: block}))
+    for model, constant in ((untrained, name == "supsup" or bool(block)), (trained.strategy.model, False)):
+        for layer in model.layers.values():
+            found = layer.weight.detach().abs().unique()
+            assert (len(found) == 1) == (constant or name == "supsup")
+
+
 @given(st.integers(1, 1000), st.integers(1, 1000))
 def test_shares_in_decimals_are_counted_exactly(thousandths, n):
     assert how_many(thousandths / 1000, n) == math.ceil(Fraction(thousandths, 1000) * n)

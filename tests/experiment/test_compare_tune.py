@@ -9,12 +9,13 @@ from compare_inline import Inline
 from rich.console import Console
 
 from benchmarks import streams
+from dsn.errors import InputError
 from dsn.experiment import compare as module
 from dsn.experiment import compare_job
 from dsn.experiment.baselines_config import NAMES
 from dsn.experiment.compare import compare
 from dsn.experiment.compare_plan import make_plan
-from dsn.experiment.compare_spaces import SPACES, space_of, value_at, with_values
+from dsn.experiment.compare_spaces import SPACES, lies_in, space_of, value_at, with_values
 from dsn.experiment.comparison import load_comparison
 from dsn.experiment.config import Config, load
 from dsn.experiment.result import read_result
@@ -43,8 +44,8 @@ def tiny(tmp_path):
     return path
 
 
-def tuned(path, out, *overrides, trials=TRIALS, strategies="dsn,independent"):
-    plan = make_plan([path], strategies, "0", list(overrides), tune=trials)
+def tuned(path, out, *overrides, trials=TRIALS, strategies="dsn,independent", seeds=None):
+    plan = make_plan([path], strategies, "0", list(overrides), tune=trials, tune_seeds=seeds)
     text = io.StringIO()
     return compare(plan, out, console=Console(file=text, width=200)), text.getvalue()
 
@@ -71,7 +72,7 @@ def test_every_strategy_has_its_trials_and_runs_with_the_best(inline, tiny, tmp_
         assert trials[0][0] == {key: value_at(given, key) for key in chosen}  # the config as it is
         assert len({tuple(values.values()) for values, _ in trials}) == TRIALS
         for values, _ in trials:
-            assert all(d.low <= values[key] <= d.high for key, d in space_of(given).items())
+            assert all(lies_in(d, values[key]) for key, d in space_of(given).items())
         assert f"{strategy}, of {TRIALS} trials" in text
 
 
@@ -134,6 +135,49 @@ def test_a_trial_that_fails_counts_and_is_never_chosen(tiny, tmp_path):
     assert [run.status for run in found.streams[0].runs] == ["failed"]
 
 
+def test_a_trial_is_the_mean_over_its_seeds(inline, tiny, tmp_path):
+    alone = {}
+    for seed in (5, 6):
+        found, _ = tuned(tiny, tmp_path / f"seed{seed}", trials=1, strategies="wsn", seeds=f"{seed}")
+        assert found.streams[0].tuning[0].seed == seed
+        alone[seed] = choices(found)["wsn"][1][0]
+    inline.done.clear()
+    both, _ = tuned(tiny, tmp_path / "both", trials=2, strategies="wsn", seeds="5,6")
+    assert inline.done[:4] == [f"wsn trial {n}/2 seed {seed}" for n in (1, 2) for seed in (5, 6)]
+    (tuning,) = both.streams[0].tuning
+    assert tuning.seeds == [5, 6] and len(tuning.trials) == 2
+    assert tuning.trials[0].accuracy == pytest.approx((alone[5][1] + alone[6][1]) / 2)
+    assert [run.seed for run in both.streams[0].runs] == [0]
+    inline.done.clear()
+    inline.stop_after = 3
+    with pytest.raises(KeyboardInterrupt):
+        tuned(tiny, tmp_path / "stopped", trials=2, strategies="wsn", seeds="5,6")
+    inline.stop_after = None
+    again, _ = tuned(tiny, tmp_path / "stopped", trials=2, strategies="wsn", seeds="5,6")
+    assert choices(again) == choices(both)
+    with pytest.raises(InputError, match="--tune-seeds 5,5: a seed stands twice"):
+        make_plan([tiny], "wsn", "0", [], tune=2, tune_seeds="5,5")
+
+
+def test_what_was_chosen_is_a_config_with_which_every_strategy_runs_as_tuned(tiny, tmp_path):
+    names = "dsn,independent,wsn,supsup"
+    plan = make_plan([tiny], names, "0", ["train.epochs=1"], tune=2, command="run.py compare --tune 2")
+    found = compare(plan, tmp_path / "out", console=Console(file=io.StringIO()))
+    file = tmp_path / "out/tiny/tuned.yaml"
+    assert "`run.py compare --tune 2`" in file.read_text()
+    for tuning in found.streams[0].tuning:
+        config = load(file, [f"strategy={tuning.strategy}"])
+        assert {key: value_at(config, key) for key in tuning.chosen} == tuning.chosen
+        assert config.train.epochs == 2  # --set is not in it
+        path = tmp_path / f"out/tiny/runs/{tuning.strategy}-seed0/result.json"
+        ran = Config.model_validate_json(json.dumps(read_result(path).config))
+        assert {key: value_at(ran, key) for key in tuning.chosen} == tuning.chosen
+
+
+def last_of(distribution):
+    return distribution.choices[-1] if hasattr(distribution, "choices") else distribution.high
+
+
 def test_every_key_of_every_space_is_one_of_the_config_and_its_own(tiny):
     assert set(SPACES) == set(NAMES)
     for strategy in SPACES:
@@ -142,6 +186,7 @@ def test_every_key_of_every_space_is_one_of_the_config_and_its_own(tiny):
         assert any(key.endswith(".lr") for key in space)
         for key, distribution in space.items():
             assert key.split(".")[0] in ("train", "selection") if strategy == "dsn" else strategy in key
-            changed = with_values(config, {key: distribution.high})
-            assert value_at(changed, key) == distribution.high
+            other = last_of(distribution)
+            changed = with_values(config, {key: other})
+            assert value_at(changed, key) == other
             assert with_values(changed, {key: value_at(config, key)}).stream == config.stream
