@@ -12,7 +12,7 @@ import warnings
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from dsn.errors import InputError
 from dsn.masking.layers import MASKABLE
 from dsn.masking.norms import NORMS
-from dsn.masking.pieces import Select, Sum
+from dsn.masking.pieces import Pools, Select, Sum
 
 from .build import build_backbone
 from .config import Config
@@ -44,12 +44,19 @@ Compute = Callable[[Tensor], Tensor]
 
 def save_safetensors(net: nn.Module, path: Path, config: Config, shape: torch.Size) -> None:
     """Write a subnetwork of a model that ``config`` built for samples of ``shape``."""
-    branches = list(net) if isinstance(net, Sum) else [net]
+    parts = cast(nn.Module, net.parts) if hasattr(net, "pools") else net
+    branches = list(parts) if isinstance(parts, Sum) else [parts]
     places, head = _places(config, shape)
     described = [
         {place: _describe(branch.get_submodule(place)) for place in [*places, "head"]} for branch in branches
     ]
     about = {"config": config.model_dump(mode="json"), "input_shape": list(shape), "branches": described}
+    if hasattr(net, "pools"):
+        pools = cast(Pools, net.pools)
+        about["pools"] = [
+            {"shape": list(mixture.shape), "added": added}
+            for mixture, added in zip(pools.mixtures(), pools.added, strict=True)
+        ]
     state = {name: value.detach().cpu().contiguous() for name, value in net.state_dict().items()}
     path.write_bytes(serialize(state, metadata={"subnetwork": json.dumps(about)}))
 
@@ -69,6 +76,8 @@ def load_subnetwork(path: Path | str) -> nn.Module:
         shape = torch.Size(about["input_shape"])
         branches = [_rebuild(config, shape, described) for described in about["branches"]]
         net = branches[0] if len(branches) == 1 else Sum(branches)
+        if "pools" in about:
+            net = nn.Sequential(OrderedDict(parts=net, pools=_pools(about["pools"])))
         net.load_state_dict(state)
     except (SafetensorError, KeyError, ValueError, TypeError, RuntimeError) as error:
         raise InputError(
@@ -102,6 +111,12 @@ def _rebuild(config: Config, shape: torch.Size, described: dict[str, Any]) -> nn
     for place, description in described.items():
         net.set_submodule(place, _build(description))
     return net
+
+
+def _pools(described: list[dict[str, Any]]) -> Pools:
+    """The pools of a subnetwork; their tensors are to be loaded."""
+    mixtures = [torch.zeros(*pool["shape"]) for pool in described]
+    return Pools(torch.ones(len(mixtures)), mixtures, [bool(pool["added"]) for pool in described])
 
 
 def _describe(module: nn.Module) -> Any:
