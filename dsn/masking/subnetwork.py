@@ -48,8 +48,9 @@ def subnetwork(model: MaskedModel, task: int) -> nn.Module:
         InputError: for a task without a committed mask.
     """
     model.masks(task)
-    heads, pools = _heads(model, task)
-    nets = [_cut_net(model, source, *head) for source, head in heads.items()]
+    with model.lock:
+        heads, pools = _heads(model, task)
+        nets = [_cut_net(model, source, *head) for source, head in heads.items()]
     net = nets[0] if len(nets) == 1 else Sum(nets)
     if pools is not None:
         net = nn.Sequential(OrderedDict(parts=net, pools=pools))
