@@ -1,6 +1,10 @@
 """The files of a run, and what they say of its model."""
 
 import json
+import math
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +19,14 @@ from dsn.masking import MaskedModel
 from dsn.masking.fit import refuse_unfit
 from dsn.storage import checksum
 
-from .build import PixelRange, build_model
+from .build import PixelRange, architecture, build_backbone, build_model
 from .config import Config, dump
 from .pictures import draw_accuracy_matrix, draw_neurons
 from .result import Result, TaskUse, matrix_csv, write_result
 
 MODEL, MODEL_VERSION = "model.safetensors", 1
+LARGEST_INPUT = 2**24
+SMALL = 2**24
 
 
 def task_uses(model: MaskedModel) -> list[TaskUse]:
@@ -69,6 +75,9 @@ def save_model(model: MaskedModel, path: Path, config: Config, pixel_range: Pixe
 def load_model(folder: Path, *, check: bool = True) -> tuple[MaskedModel, Config, PixelRange | None]:
     """The model that a run wrote into ``folder``, its config and the range of its pixels.
 
+    Nothing is downloaded, and no pretrained weights are read: all weights are in the file. In the config, a
+    device and a number of threads that this machine has not are left to its defaults.
+
     ``check``: refuse a file whose content is not what its checksum says.
 
     Raises InputError for a missing, foreign or damaged file, or one of another format version.
@@ -93,10 +102,57 @@ def load_model(folder: Path, *, check: bool = True) -> tuple[MaskedModel, Config
     stored = run.pop("sha256", None)
     if check and stored is not None and stored != checksum({}, run, state):
         raise InputError(f"{path}: damaged (its checksum is not that of its content); run it again")
-    model = build_model(config, torch.Size(shape))
+    _refuse_other_sizes(path, config, shape, state)
+    model = build_model(architecture(config), torch.Size(shape))
     try:
         refuse_unfit(model, state)
     except InputError as error:
         raise InputError(f"{path}: does not fit its own config: {error}; run it again") from error
     model.load_state_dict(state)
-    return model, config, None if limits is None else (torch.tensor(limits[0]), torch.tensor(limits[1]))
+    return (
+        model,
+        _for_this_machine(config),
+        None if limits is None else (torch.tensor(limits[0]), torch.tensor(limits[1])),
+    )
+
+
+def _refuse_other_sizes(path: Path, config: Config, shape: Any, state: Mapping[str, torch.Tensor]) -> None:
+    """Raise InputError where config or input shape ask for much more memory than the file's tensors take."""
+    whole = isinstance(shape, list) and all(type(n) is int and n > 0 for n in shape)
+    if not whole or len(shape) not in (1, 3) or math.prod(shape) > LARGEST_INPUT:
+        raise InputError(f"{path}: an input shape of {shape} is not that of a sample; run it again")
+    try:
+        with torch.device("meta"):  # where tensors have sizes and no content
+            backbone, _ = build_backbone(architecture(config).backbone, torch.Size(shape))
+    except Exception as error:  # options of a backbone can make its builder fail in any way
+        raise InputError(f"{path}: its config cannot be built ({error}); run it again") from error
+    wanted = sum(tensor.numel() for tensor in (*backbone.parameters(), *backbone.buffers()))
+    known = sum(tensor.numel() for tensor in state.values())
+    if wanted > 2 * known + SMALL:  # the classifier that tasks' heads replace is not in the file
+        raise InputError(
+            f"{path}: does not fit its own config, which asks for {wanted:,} numbers; it holds {known:,}: "
+            "run it again"
+        )
+
+
+def _for_this_machine(config: Config) -> Config:
+    changes: dict[str, Any] = {}
+    if config.threads is not None and config.threads > (os.cpu_count() or 1):
+        changes["threads"] = None
+    try:
+        torch.zeros(1, device=config.device if config.device != "auto" else "cpu").cpu()
+    except (RuntimeError, AssertionError, NotImplementedError):
+        changes["device"] = "auto"
+    return config.model_copy(update=changes)
+
+
+@contextmanager
+def threads(number: int | None) -> Iterator[None]:
+    """torch's number of threads, for a while; None: as it is."""
+    before = torch.get_num_threads()
+    if number is not None:
+        torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

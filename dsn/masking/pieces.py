@@ -27,11 +27,11 @@ class Select(nn.Module):
 
     index: Tensor
 
-    def __init__(self, index: Tensor, width: int, dim: int) -> None:
+    def __init__(self, index: Tensor, width: int, dim: int, zeros: bool | None = None) -> None:
         super().__init__()
         self.register_buffer("index", index)
         self.width, self.dim = width, dim
-        self.zeros = bool((index == width).any())
+        self.zeros = bool((index == width).any()) if zeros is None else zeros
 
     @staticmethod
     def maybe(index: Tensor, width: int, dim: int) -> list[nn.Module]:
