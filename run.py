@@ -4,10 +4,12 @@ import argparse
 import shlex
 import signal
 import sys
+import traceback
 from pathlib import Path
 from typing import Any
 
 FAILED, BAD_INPUT, INTERRUPTED, TERMINATED = 1, 2, 130, 143
+ROUNDED, CRASHED = 3, 70  # of verify
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -229,19 +231,32 @@ def run_experiment(options: argparse.Namespace, _command: list[str]) -> None:
 
 
 def run_verify(options: argparse.Namespace, _command: list[str]) -> None:
-    """``run.py verify``; exit status 1 when a task is broken."""
+    """``run.py verify``; exit status 1 when something is broken, 3 when logits differ by rounding alone, 70
+    when it could not be found out."""
+    from dsn.errors import InputError
     from dsn.experiment.quiet import importing_avalanche
 
     with importing_avalanche():
         from dsn.experiment.verify import verify
 
-    verdicts, elsewhere = verify(options.run)
-    for verdict in verdicts:
+    try:
+        found = verify(options.run)
+    except InputError:
+        raise
+    except Exception as error:
+        traceback.print_exc()
+        print(f"error: verify itself failed, nothing is known of the run: {error}", file=sys.stderr)
+        sys.exit(CRASHED)
+    for verdict in found.tasks:
         print(verdict)
-    if elsewhere:
-        print(f"not the machine of the run: {'; '.join(elsewhere)}")
-    if any(verdict.status == "BROKEN" for verdict in verdicts):
-        sys.exit(FAILED)
+    for breach in found.breaches:
+        print(f"BROKEN, {breach}")
+    for line in found.unchecked:
+        print(line)
+    if found.elsewhere:
+        print(f"not the machine of the run: {'; '.join(found.elsewhere)}")
+    if found.status != "intact":
+        sys.exit(FAILED if found.status == "BROKEN" else ROUNDED)
 
 
 def run_lab(options: argparse.Namespace, command: list[str]) -> None:

@@ -3,7 +3,11 @@
 Image networks take x [batch, channels, height, width]; none knows anything of masks.
 """
 
-from collections.abc import Callable, Sequence
+import os
+import pickle
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -152,7 +156,10 @@ def resnet18(in_channels: int = 3, image_size: int = 32, width: int = 64, bias: 
 def torchvision_model(model: str, pretrained: bool = False, **options: object) -> tuple[nn.Module, str]:
     """Any classifier of torchvision by name, and the path of its head, its last Linear.
 
-    Raises InputError for an unknown name, and where pretrained weights cannot be downloaded.
+    ``pretrained``: with torchvision's weights, from torch's hub folder or downloaded into it; a file there
+    that holds more than weights is refused, not run.
+
+    Raises InputError for an unknown name, and where pretrained weights cannot be downloaded or read.
     """
     from torchvision import models
 
@@ -160,7 +167,18 @@ def torchvision_model(model: str, pretrained: bool = False, **options: object) -
     if model not in known:
         raise InputError(f"torchvision has no model '{model}'; it has {', '.join(known)}")
     try:
-        network = models.get_model(model, weights="DEFAULT" if pretrained else None, **options)
+        with loading_weights_only():
+            network = models.get_model(model, weights="DEFAULT" if pretrained else None, **options)
+    except (pickle.UnpicklingError, EOFError, RuntimeError) as error:
+        if not pretrained:
+            raise
+        file = (
+            Path(torch.hub.get_dir()) / "checkpoints" / Path(models.get_model_weights(model).DEFAULT.url).name
+        )
+        raise InputError(
+            f"the pretrained weights of '{model}' in {file} cannot be used ({str(error).splitlines()[0]}): "
+            "remove that file, so that it is downloaded again, or set pretrained: false"
+        ) from error
     except OSError as error:
         raise InputError(
             f"the pretrained weights of '{model}' could not be downloaded ({error}): "
@@ -170,6 +188,24 @@ def torchvision_model(model: str, pretrained: bool = False, **options: object) -
     if not heads:
         raise InputError(f"torchvision's '{model}' ends in no Linear layer: it cannot be given heads a task")
     return network, heads[-1]
+
+
+@contextmanager
+def loading_weights_only() -> Iterator[None]:
+    """``torch.load`` runs nothing that a file holds, although torchvision asks it to.
+
+    By torch's own switch, an environment variable, put back at the end.
+    """
+    names = ("TORCH_FORCE_WEIGHTS_ONLY_LOAD", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD")
+    before = {name: os.environ.pop(name, None) for name in names}
+    os.environ[names[0]] = "1"
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
 
 
 BACKBONES: dict[str, Callable[..., nn.Module]] = {

@@ -4,29 +4,37 @@ import ast
 import io
 import os
 import pickle
+import warnings
+import zipfile
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 import yaml
 from rich.console import Console
 
 from benchmarks import decoding
 from dsn import InputError, backbones, mask_neurons
+from dsn.baselines import MemoryUse
 from dsn.experiment import compare_job
+from dsn.experiment.build import build_model
 from dsn.experiment.checkpoint import LATEST, PREVIOUS
 from dsn.experiment.compare_key import read_key
 from dsn.experiment.compare_tune import Search
 from dsn.experiment.comparison import load_comparison
-from dsn.experiment.config import load
-from dsn.experiment.files import load_model
+from dsn.experiment.config import TorchvisionConfig, load
+from dsn.experiment.files import load_model, save_model
+from dsn.experiment.learnt import Learnt, learnt_of, tree_of
 from dsn.experiment.result import read_result
 from dsn.experiment.run import run
 from dsn.experiment.run_folder import checkpoint_of
+from dsn.experiment.subnetwork import export_subnetwork
 from dsn.experiment.subnetwork_files import load_subnetwork
 from dsn.experiment.verify import verify
 from dsn.training.strategy import STATE_FILE
 from tests.experiment.resuming import tiny
+from tests.nets import learn
 
 ROOT = Path(__file__).parent.parent
 
@@ -109,6 +117,79 @@ def test_no_file_that_is_read_runs_it(tmp_path):
                 assert str(error)
             assert not mark.exists(), name
     assert len(names) >= 12
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """The file in which torchvision looks for the pretrained weights of resnet18; nothing is downloaded."""
+    from torchvision import models
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    monkeypatch.setattr(torch.hub, "download_url_to_file", lambda *_, **__: pytest.fail("it downloads"))
+    url = models.get_model_weights("resnet18").DEFAULT.url
+    file = tmp_path / "torch" / "hub" / "checkpoints" / Path(url).name
+    file.parent.mkdir(parents=True)
+    return file
+
+
+def torch_files(mark):
+    """What torch.load takes: its archive, its older format, a zip of a file, TorchScript; with a pickle."""
+    archive, older, script, zipped = (io.BytesIO() for _ in range(4))
+    torch.save({"a": Mark(mark)}, archive)
+    torch.save({"a": Mark(mark)}, older, _use_new_zipfile_serialization=False)
+    with zipfile.ZipFile(zipped, "w") as file:
+        file.writestr("weights.pth", older.getvalue())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), script)
+    return {"archive": archive, "older": older, "zip": zipped, "script": script}
+
+
+@pytest.mark.parametrize("kind", ["archive", "older", "zip", "script", "none"])
+def test_pretrained_weights_are_weights_or_refused(cache, tmp_path, kind, monkeypatch):
+    monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
+    files = torch_files(tmp_path / "mark")
+    cache.write_bytes(files[kind].getvalue() if kind in files else b"not a file of torch")
+    with pytest.raises(InputError, match=r"the pretrained weights of 'resnet18' in .* cannot be used"):
+        backbones.torchvision_model("resnet18", pretrained=True)
+    assert not (tmp_path / "mark").exists()
+    assert os.environ["TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"] == "1"
+    assert "TORCH_FORCE_WEIGHTS_ONLY_LOAD" not in os.environ
+
+
+def test_pretrained_weights_are_those_of_the_file(cache):
+    from torchvision import models
+
+    own = models.get_model("resnet18")
+    torch.save(own.state_dict(), cache)
+    net, head = backbones.torchvision_model("resnet18", pretrained=True)
+    assert head == "fc"
+    assert all(torch.equal(value, net.state_dict()[key]) for key, value in own.state_dict().items())
+
+
+def test_reading_a_run_builds_its_network_without_pretrained_weights(cache, tmp_path):
+    """Each command that reads one; the cache has a pickle, and nothing is there to download."""
+    cache.write_bytes(torch_files(tmp_path / "mark")["archive"].getvalue())
+    config = tiny(tmp_path)
+    config = config.model_copy(update={"backbone": TorchvisionConfig(name="torchvision", model="resnet18")})
+    model = build_model(config, torch.Size((3, 32, 32)))
+    learn(model, torch.randn(8, 3, 32, 32), 0, steps=2)
+    rich = config.model_copy(update={"backbone": config.backbone.model_copy(update={"pretrained": True})})
+    run = tmp_path / "run"
+    run.mkdir()
+    save_model(model, run / "model.safetensors", rich)
+    quiet = Console(quiet=True)
+    assert load_model(run)[0].committed == [0]
+    export_subnetwork(run, 0, tmp_path / "cut.safetensors", console=quiet)
+    load_subnetwork(tmp_path / "cut.safetensors")
+    learnt = Learnt(
+        matrix=np.ones((1, 1)), random=None, model=model, times=[], memory=MemoryUse([0], 0, 0, 0)
+    )
+    again, _ = learnt_of(tree_of(learnt, 0.0), rich, torch.Size((3, 32, 32)), torch.device("cpu"))
+    assert again.model.committed == [0]
+    with pytest.raises(InputError, match="cannot be used"):  # but a new run asks for them
+        build_model(rich, torch.Size((3, 32, 32)))
+    assert not (tmp_path / "mark").exists()
 
 
 def test_no_module_calls_what_loads_pickles():

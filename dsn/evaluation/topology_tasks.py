@@ -78,8 +78,9 @@ def _wiring(model: MaskedModel) -> Wiring:
     """Of the backbone, found once for each size of its layers."""
     known = _WIRINGS.get(model)
     if known is None or known[0] != model.layers:
-        model.select(None)
-        known = _WIRINGS[model] = (model.layers, find_wiring(model.backbone, model.input_shape))
+        with model.lock:
+            model.select(None)
+            known = _WIRINGS[model] = (model.layers, find_wiring(model.backbone, model.input_shape))
     return known[1]
 
 

@@ -24,6 +24,14 @@ def build_model(config: Config, sample_shape: torch.Size) -> MaskedModel:
     return mask_neurons(backbone, head=head, example_input=torch.zeros(1, *sample_shape))
 
 
+def architecture(config: Config) -> Config:
+    """``config`` without pretrained weights: for a model whose weights come from a file of ours."""
+    if not isinstance(config.backbone, TorchvisionConfig):
+        return config
+    plain = config.backbone.model_copy(update={"pretrained": False})
+    return config.model_copy(update={"backbone": plain})
+
+
 def build_backbone(config: Backbone, sample_shape: torch.Size) -> tuple[nn.Module, str | None]:
     """The backbone and the path of its head, None where it has none."""
     options = config.model_dump(exclude={"name"})

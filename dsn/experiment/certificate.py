@@ -12,7 +12,9 @@ from dsn.masking.fingerprint import Fingerprint, Fingerprints
 
 from .result import Row, Transfer
 
-Status = Literal["unchanged", "changed by an accepted transfer", "BROKEN"]
+Status = Literal["unchanged", "changed by an accepted transfer", "unchanged but for rounding", "BROKEN"]
+ROUNDING = 2e-3
+"""by how much the levels of logits may differ, relatively, that other kernels compute from equal weights"""
 
 
 def row_of(fingerprints: Fingerprints) -> Row:
@@ -24,6 +26,7 @@ def row_of(fingerprints: Fingerprints) -> Row:
         weights=[one.weights for one in found],
         reads=[one.reads for one in found],
         logits=[one.logits for one in found],
+        levels=[one.level for one in found],
     )
 
 
@@ -49,6 +52,19 @@ def judge(
     return [_judge_task(task, rows, now, transfers, same_machine) for task in now.tasks]
 
 
+def unfit_rows(rows: Sequence[Row], tasks: Sequence[int]) -> str | None:
+    """Why ``rows`` are not those of a run that learnt ``tasks``, in this order; None if they are."""
+    if len(rows) != len(tasks):
+        return f"it has {len(rows)} rows, the model file has the tasks {list(tasks)}"
+    for place, row in enumerate(rows):
+        if row.tasks != list(tasks[: place + 1]):
+            return f"row {place} is about the tasks {row.tasks}, not {list(tasks[: place + 1])}"
+        counts = {len(row.weights), len(row.reads), len(row.logits), len(row.levels or row.tasks)}
+        if counts != {len(row.tasks)}:
+            return f"row {place} has not one hash a task"
+    return None
+
+
 def _judge_task(
     task: int, rows: Sequence[Row], now: Row, transfers: Sequence[Transfer], same_machine: bool
 ) -> Verdict:
@@ -63,15 +79,22 @@ def _judge_task(
         givers.append(learnt)
     last, present = known[-1][1], now.of(task)
     different = _differences(last, present)
-    note = ""
-    if different == ["logits"] and not same_machine:
-        note = "by its weights; logits were made on another machine, so they say nothing"
-    elif different:
+    told = f"from task {', '.join(map(str, givers))}" if givers else ""
+    if not different:
+        return Verdict(task, "changed by an accepted transfer" if givers else "unchanged", told)
+    if different != ["logits"]:
         return Verdict(task, "BROKEN", f"its {' and '.join(different)} in the file are not those of the run")
-    if givers:
-        told = f"from task {', '.join(map(str, givers))}"
-        return Verdict(task, "changed by an accepted transfer", f"{told}; {note}" if note else told)
-    return Verdict(task, "unchanged", note)
+    if last.level is None or present.level is None:
+        if same_machine:
+            return Verdict(task, "BROKEN", "its logits in the file are not those of the run")
+        note = "by its weights; logits were made on another machine, so they say nothing"
+        status: Status = "changed by an accepted transfer" if givers else "unchanged"
+        return Verdict(task, status, f"{told}; {note}" if told else note)
+    if abs(last.level - present.level) > ROUNDING * max(last.level, present.level):
+        why = "its weights are those of the run, but its logits are others, by more than rounding"
+        return Verdict(task, "BROKEN", f"{why}: the code or this machine computes something else")
+    note = "its weights are those of the run, its logits nearly"
+    return Verdict(task, "unchanged but for rounding", f"{note}; changed {told}" if told else note)
 
 
 def _differences(one: Fingerprint, other: Fingerprint) -> list[str]:

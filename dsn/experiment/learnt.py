@@ -11,7 +11,7 @@ from dsn.masking import MaskedModel
 from dsn.storage import Tree
 from dsn.training.state import copied
 
-from .build import build_model
+from .build import architecture, build_model
 from .config import Config
 from .result import Forward, Row, TaskTime, Transfer, matrix_as_lists
 
@@ -52,7 +52,7 @@ def learnt_of(
     """What :func:`tree_of` made a tree of."""
     model = None
     if tree["model"] is not None:
-        model = build_model(config, sample_shape)
+        model = build_model(architecture(config), sample_shape)
         model.load_state_dict(tree["model"])
         model.to(device)
     rows = tree["certificate"]

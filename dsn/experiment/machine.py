@@ -3,6 +3,7 @@
 import os
 import platform
 import random
+import re
 from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
@@ -14,6 +15,16 @@ import torch
 from dsn.errors import InputError
 
 from .config import Config
+
+KERNEL_SETTINGS = (
+    "MKL_CBWR",
+    "MKL_ENABLE_INSTRUCTIONS",
+    "MKL_DEBUG_CPU_TYPE",
+    "ONEDNN_MAX_CPU_ISA",
+    "DNNL_MAX_CPU_ISA",
+    "OPENBLAS_CORETYPE",
+)
+"""environment variables"""
 
 
 def set_up(config: Config) -> torch.device:
@@ -53,9 +64,18 @@ def environment(device: torch.device) -> dict[str, Any]:
         "device": str(device),
         "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
         "processor": _processor(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "blas": _blas(),
         "threads": torch.get_num_threads(),
         "processors": os.cpu_count(),
     }
+
+
+def _blas() -> str:
+    """torch's library for matrix products, and what the user has set that changes its kernels."""
+    found = re.search(r"BLAS_INFO=(\w+)", torch.__config__.show())
+    settings = [f"{name}={os.environ[name]}" for name in KERNEL_SETTINGS if name in os.environ]
+    return " ".join([found.group(1) if found else "unknown", *settings])
 
 
 def _processor() -> str:

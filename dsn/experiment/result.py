@@ -107,11 +107,22 @@ class Row(Part):
     weights: list[str]
     reads: list[str]
     logits: list[str]
+    levels: list[float | None] = Field(default_factory=list)
+    """of the logits: what is equal but for rounding has nearly the same; empty in older files"""
 
     def of(self, task: int) -> Fingerprint:
         """The hashes of one task."""
         place = self.tasks.index(task)
-        return Fingerprint(self.weights[place], self.reads[place], self.logits[place])
+        level = self.levels[place] if self.levels else None
+        return Fingerprint(self.weights[place], self.reads[place], self.logits[place], level)
+
+
+class Seal(Part):
+    """Digests of the run's files, see :mod:`dsn.experiment.seal`."""
+
+    files: dict[str, str]
+    rows: list[str]
+    result: str
 
 
 class TaskTime(Part):
@@ -148,6 +159,8 @@ class Result(Part):
     """one row a task; None in older files, and where the strategy has no masks over neurons"""
     timings: Timings
     environment: dict[str, Any]
+    seal: Seal | None = None
+    """None in older files"""
 
     @field_validator("accuracy_matrix")
     @classmethod

@@ -161,7 +161,7 @@ def run_from(
             timings=Timings(total=ended, references=ended - learnt_at, tasks=learnt.times),
             environment=environment(device),
         )
-        write(result, config, learnt.model, benchmark.pixel_range, folder)
+        result = write(result, config, learnt.model, benchmark.pixel_range, folder)
         if logs is not None and logs.is_dir():
             shutil.move(logs, folder / TENSORBOARD)
     except InputError:

@@ -13,7 +13,7 @@ from dsn.masking.layers import evaluating
 
 from .config import Config
 from .costs import Cost, flops, interleaved, task_parameters
-from .files import MODEL, load_model
+from .files import MODEL, load_model, threads
 from .subnetwork_files import Compute, reader, save_onnx, save_safetensors, save_torchscript
 from .terminal import make_console
 
@@ -47,9 +47,7 @@ def export_subnetwork(
     if not out.parent.is_dir():
         raise InputError(f"{out.parent}: no such folder for --out; make it first")
     model, config, _ = load_model(run)
-    if config.threads is not None:
-        torch.set_num_threads(config.threads)
-    with evaluating(model):
+    with threads(config.threads), evaluating(model):
         net = model.subnetwork(task)
         partial = out.with_name(f".{out.name}.partial-{os.getpid()}")
         try:

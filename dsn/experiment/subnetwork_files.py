@@ -12,7 +12,7 @@ import warnings
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -22,9 +22,9 @@ from torch import Tensor, nn
 from dsn.errors import InputError
 from dsn.masking.layers import MASKABLE
 from dsn.masking.norms import NORMS
-from dsn.masking.pieces import Select, Sum
+from dsn.masking.pieces import Pools, Select, Sum
 
-from .build import build_backbone
+from .build import architecture, build_backbone
 from .config import Config
 
 PIECES = {
@@ -44,12 +44,19 @@ Compute = Callable[[Tensor], Tensor]
 
 def save_safetensors(net: nn.Module, path: Path, config: Config, shape: torch.Size) -> None:
     """Write a subnetwork of a model that ``config`` built for samples of ``shape``."""
-    branches = list(net) if isinstance(net, Sum) else [net]
+    parts = cast(nn.Module, net.parts) if hasattr(net, "pools") else net
+    branches = list(parts) if isinstance(parts, Sum) else [parts]
     places, head = _places(config, shape)
     described = [
         {place: _describe(branch.get_submodule(place)) for place in [*places, "head"]} for branch in branches
     ]
     about = {"config": config.model_dump(mode="json"), "input_shape": list(shape), "branches": described}
+    if hasattr(net, "pools"):
+        pools = cast(Pools, net.pools)
+        about["pools"] = [
+            {"shape": list(mixture.shape), "added": added}
+            for mixture, added in zip(pools.mixtures(), pools.added, strict=True)
+        ]
     state = {name: value.detach().cpu().contiguous() for name, value in net.state_dict().items()}
     path.write_bytes(serialize(state, metadata={"subnetwork": json.dumps(about)}))
 
@@ -64,44 +71,56 @@ def load_subnetwork(path: Path | str) -> nn.Module:
     try:
         with safe_open(path, "pt") as file:
             about = json.loads((file.metadata() or {})["subnetwork"])
-            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  (not a dict)
+            # copies: a tensor of the file changes with it
+            state = {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118  (not a dict)
         config = Config.model_validate_json(json.dumps(about["config"]))
         shape = torch.Size(about["input_shape"])
-        branches = [_rebuild(config, shape, described) for described in about["branches"]]
-        net = branches[0] if len(branches) == 1 else Sum(branches)
-        net.load_state_dict(state)
-    except (SafetensorError, KeyError, ValueError, TypeError, RuntimeError) as error:
+        with torch.device("meta"):  # sizes that the file claims take no memory: its tensors are put in
+            branches = [_rebuild(config, shape, described) for described in about["branches"]]
+            net = branches[0] if len(branches) == 1 else Sum(branches)
+            if "pools" in about:
+                net = nn.Sequential(OrderedDict(parts=net, pools=_pools(about["pools"])))
+        net.load_state_dict(state, assign=True)
+        _refuse_foreign_indices(net)
+    except (SafetensorError, LookupError, ValueError, TypeError, AttributeError, RuntimeError) as error:
         raise InputError(
-            f"{path}: was not written by run.py subnetwork --format safetensors ({error}); write it again"
+            f"{path}: was not written by run.py subnetwork --format safetensors "
+            f"({str(error).splitlines()[0] if str(error) else error!r}); write it again"
         ) from error
     return net.eval().requires_grad_(False)
 
 
-def _plain_backbone(config: Config, shape: torch.Size) -> tuple[nn.Module, str | None]:
-    options = config.backbone.model_dump()
-    if options.get("pretrained"):  # the weights come from the file
-        config = config.model_copy(
-            update={"backbone": config.backbone.model_copy(update={"pretrained": False})}
-        )
-    return build_backbone(config.backbone, shape)
-
-
 def _places(config: Config, shape: torch.Size) -> tuple[list[str], str | None]:
     """Paths, within a subnetwork, of the layers and norms of the backbone."""
-    backbone, head = _plain_backbone(config, shape)
+    backbone, head = build_backbone(architecture(config).backbone, shape)
     named = backbone.named_modules()
     kinds = (*MASKABLE, *NORMS)
     return [f"backbone.{path}" for path, m in named if isinstance(m, kinds) and path != head], head
 
 
 def _rebuild(config: Config, shape: torch.Size, described: dict[str, Any]) -> nn.Module:
-    backbone, head = _plain_backbone(config, shape)
+    backbone, head = build_backbone(architecture(config).backbone, shape)
     if head is not None:
         backbone.set_submodule(head, nn.Identity())
     net = nn.Sequential(OrderedDict(backbone=backbone, head=nn.Identity()))
     for place, description in described.items():
         net.set_submodule(place, _build(description))
     return net
+
+
+def _pools(described: list[dict[str, Any]]) -> Pools:
+    """The pools of a subnetwork; their tensors are to be loaded."""
+    mixtures = [torch.zeros(*pool["shape"]) for pool in described]
+    return Pools(torch.ones(len(mixtures)), mixtures, [bool(pool["added"]) for pool in described])
+
+
+def _refuse_foreign_indices(net: nn.Module) -> None:
+    """Raise ValueError for a selection of what is not there, before memory is read by it."""
+    for module in net.modules():
+        if isinstance(module, Select) and not bool(
+            ((module.index >= 0) & (module.index < module.width + module.zeros)).all()
+        ):
+            raise ValueError(f"it selects neurons that are not among {module.width}")
 
 
 def _describe(module: nn.Module) -> Any:
@@ -132,7 +151,7 @@ def _build(description: Any) -> nn.Module:
     kind = arguments.pop("kind")
     if kind == "Select":
         size, width, dim, zeros = (arguments[name] for name in ("size", "width", "dim", "zeros"))
-        return Select(torch.full((size,), width if zeros else 0), width, dim)
+        return Select(torch.empty(size, dtype=torch.long), width, dim, bool(zeros))
     if "normalized_shape" in arguments:
         arguments["normalized_shape"] = tuple(arguments["normalized_shape"])
     for name in ("kernel_size", "stride", "padding", "dilation"):

@@ -6,7 +6,8 @@ Shapes: x [batch, ...], the same random inputs for every task; a layer's block W
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
@@ -30,11 +31,14 @@ class Fingerprint:
     reads: of what it reads from other tasks
     logits: of its logits for :func:`probe`, with the committed bits: the same on the same machine, with the
         same number of threads
+    level: of the same logits, one number near their mean size: nearly the same on any machine; None where it
+        is unknown or not finite. It is not compared.
     """
 
     weights: str
     reads: str
     logits: str
+    level: float | None = field(default=None, compare=False)
 
 
 def probe(model: MaskedModel) -> Tensor:
@@ -58,10 +62,12 @@ class Fingerprints:
             return [self._one(task) for task in tasks]
 
     def _one(self, task: int) -> Fingerprint:
+        logits = self.model(self._x, task)
         return Fingerprint(
             weights=_hash(self._weights(task)),
             reads=_hash(dict(self.model.lateral_heads(task).named_buffers())),
-            logits=_hash({"logits": self.model(self._x, task)}),
+            logits=_hash({"logits": logits}),
+            level=_level(logits),
         )
 
     def _weights(self, task: int) -> dict[str, Tensor]:
@@ -88,6 +94,14 @@ class Fingerprints:
             inputs = {path: flags.nonzero().flatten() for path, flags in live.items()}
             known = self._places[task] = (widths, masks, inputs)
         return known[2]
+
+
+def _level(logits: Tensor) -> float | None:
+    """The mean of |z| with a fixed random weight each, negative ones twice: signs, places and sizes count."""
+    z = logits.detach().double().cpu()
+    weights = 0.5 + torch.rand(z.shape, generator=torch.Generator().manual_seed(0), dtype=z.dtype)
+    level = float((weights * torch.where(z < 0, -2 * z, z)).mean())
+    return level if math.isfinite(level) else None
 
 
 def _hash(tensors: dict[str, Tensor]) -> str:

@@ -48,7 +48,8 @@ def grow(model: MaskedModel, by: int, below: int = 1) -> dict[str, int]:
             wanted.append(dict.fromkeys(group, -(-by // multiple) * multiple))
     grown = _possible(model, wanted) if model.rehearse else _joined(wanted)
     if grown:
-        _widen(model, grown)
+        with model.lock:
+            _widen(model, grown)
     return grown
 
 
@@ -132,15 +133,16 @@ def narrow_parameters(model: MaskedModel, task: int) -> dict[str, Tensor]:
     widths = {path: gate.widths[row] for path, gate in model.gates_by_path.items()}
     if widths == model.layers:
         return {}
-    if row not in model.narrow_columns:
-        values = [gate.values for gate in model.gates_by_path.values()]
-        norm_tasks = [norm.task for norm in model.norms()]
-        model.narrow_columns[row] = columns_of(model, widths)
-        for gate, value in zip(model.gates_by_path.values(), values, strict=True):
-            gate.values = value
-        for norm, selected in zip(model.norms(), norm_tasks, strict=True):
-            norm.task = selected
-    columns = model.narrow_columns[row]
+    with model.lock:
+        if row not in model.narrow_columns:
+            values = [gate.values for gate in model.gates_by_path.values()]
+            norm_tasks = [norm.task for norm in model.norms()]
+            model.narrow_columns[row] = columns_of(model, widths)
+            for gate, value in zip(model.gates_by_path.values(), values, strict=True):
+                gate.values = value
+            for norm, selected in zip(model.norms(), norm_tasks, strict=True):
+                norm.task = selected
+        columns = model.narrow_columns[row]
     narrow = {}
     for path, layer in model.layer_modules():
         narrow[f"{path}.weight"] = _laid_out(layer.weight[: widths[path], columns[path]], layer.weight)

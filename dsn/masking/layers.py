@@ -15,6 +15,7 @@ from torch.nn.utils import parametrize
 
 from ..errors import InputError
 from .norms import NORMS
+from .passes import alone
 
 Maskable = nn.Linear | nn.Conv1d | nn.Conv2d
 MASKABLE = (nn.Linear, nn.Conv1d, nn.Conv2d)
@@ -54,15 +55,19 @@ def neuron_dim(layer: nn.Module) -> int:
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients; every module's mode is put back at the end."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
+    """Evaluation mode without gradients; every module's mode is put back at the end.
+
+    Other threads that compute with a masked model wait until then.
+    """
+    with alone(model):
+        modes = {module: module.training for module in model.modules()}
+        model.eval()
+        try:
+            with torch.no_grad():
+                yield
+        finally:
+            for module, mode in modes.items():
+                module.training = mode
 
 
 def find_sites(backbone: nn.Module, example_input: Tensor) -> list[Site]:

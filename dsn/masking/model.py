@@ -29,6 +29,7 @@ from .layers import (
     neurons,
 )
 from .norms import NORMS, TaskNorm
+from .passes import PassLock
 from .plan import fresh_neurons
 from .records import Lateral, TaskRecord
 from .rehearsal import refuse_forgetting
@@ -67,6 +68,7 @@ class MaskedModel(nn.Module):
         self, backbone: nn.Module, *, example_input: Tensor, head: str | None = None, rehearse: bool = True
     ) -> None:
         super().__init__()
+        self.lock = PassLock()  # of the pass: select() and what computes after it
         if isinstance(backbone, (*MASKABLE, *NORMS)):
             raise InputError(
                 f"the backbone is a single {type(backbone).__name__}: put it into an nn.Sequential"
@@ -454,8 +456,9 @@ class MaskedModel(nn.Module):
 
     def features(self, x: Tensor, task: int) -> Tensor:
         """What the head of ``task`` reads: [batch, d]."""
-        self.select(task)
-        return self.compute(x, task)
+        with self.lock:
+            self.select(task)
+            return self.compute(x, task)
 
     def compute(self, x: Tensor, task: int) -> Tensor:
         """Features [batch, d] with the gates as they are set, the weights as wide as ``task`` knew them."""
@@ -497,15 +500,16 @@ class MaskedModel(nn.Module):
         """Logits [batch, classes] of ``task`` for x [batch, ...].
 
         With a committed mask, and in evaluation mode always, gates are bits; while the task is learnt in
-        training mode they are soft: sigma(s e).
+        training mode they are soft: sigma(s e). Threads may ask for different tasks at once: they take turns.
         """
         if task not in self.tasks:
             raise InputError(f"task {task} is unknown, known are {self.tasks}: add_task(task={task}) first")
-        own = self.features(x, task)
-        logits = self.heads[str(task)](own)
-        for lateral in self.lateral_heads(task):
-            source = cast(Lateral, lateral).source_task
-            logits = lateral(logits, own if source == task else self.features(x, source))
+        with self.lock:
+            own = self.features(x, task)
+            logits = self.heads[str(task)](own)
+            for lateral in self.lateral_heads(task):
+                source = cast(Lateral, lateral).source_task
+                logits = lateral(logits, own if source == task else self.features(x, source))
         learning = self.learning
         if learning not in (None, task) and not self.training and not bool(logits.isfinite().all()):
             self._refuse_divergence(cast(int, learning))
@@ -568,6 +572,11 @@ class MaskedModel(nn.Module):
                 self.backbone.set_submodule(path, original)
         _put_head(self.backbone, self._head_path, self._original_head[0])
         return self.backbone
+
+    def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """As ever, while no thread computes."""
+        with self.lock:
+            return super().load_state_dict(*args, **kwargs)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         """Make room for the tasks (and grown layers) that ``state_dict`` holds, then load as ever."""

@@ -14,6 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from .layers import MASKABLE, Maskable, neuron_dim
+from .records import pool
 
 FOLDED = (nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm)
 # Selecting costs one pass over memory, rows and columns of zeros cost arithmetic: on a CPU, selecting is
@@ -26,11 +27,11 @@ class Select(nn.Module):
 
     index: Tensor
 
-    def __init__(self, index: Tensor, width: int, dim: int) -> None:
+    def __init__(self, index: Tensor, width: int, dim: int, zeros: bool | None = None) -> None:
         super().__init__()
         self.register_buffer("index", index)
         self.width, self.dim = width, dim
-        self.zeros = bool((index == width).any())
+        self.zeros = bool((index == width).any()) if zeros is None else zeros
 
     @staticmethod
     def maybe(index: Tensor, width: int, dim: int) -> list[nn.Module]:
@@ -52,6 +53,43 @@ class Sum(nn.ModuleList):
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.stack([net(x) for net in self]).sum(0)
+
+
+class Pools(nn.Module):
+    """Linear opinion pools (:func:`dsn.masking.records.pool`), one after the other.
+
+    z <- scale_i pool(z, r_i, M_i), and + a_i where ``added`` says so. The logits z [batch, C], and of each
+    pool r_i [batch, C_i] and, if any, a_i [batch, C], arrive side by side, in this order.
+    """
+
+    scales: Tensor
+
+    def __init__(self, scales: Tensor, mixtures: list[Tensor], added: list[bool]) -> None:
+        super().__init__()
+        self.register_buffer("scales", scales)
+        for place, mixture in enumerate(mixtures):
+            self.register_buffer(f"mixture{place}", mixture)
+        self.added = added
+        classes = mixtures[0].shape[1]
+        self.sizes = [classes]
+        for mixture, more in zip(mixtures, added, strict=True):
+            self.sizes += [len(mixture), *[classes] * more]
+
+    def mixtures(self) -> list[Tensor]:
+        """M_i [C_i, C] of each pool."""
+        return [self.get_buffer(f"mixture{place}") for place in range(len(self.added))]
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits, *parts = x.split(self.sizes, 1)
+        arriving = iter(parts)
+        for place, (mixture, more) in enumerate(zip(self.mixtures(), self.added, strict=True)):
+            logits = self.scales[place] * pool(logits, next(arriving), mixture)
+            if more:
+                logits = logits + next(arriving)
+        return logits
+
+    def extra_repr(self) -> str:
+        return f"{self.sizes}"
 
 
 def chain(modules: list[nn.Module]) -> nn.Module:

@@ -36,6 +36,7 @@ class ProtectedWeights:
 
     @torch.no_grad()
     def __init__(self, model: MaskedModel, before: int | None = None) -> None:
+        self._lock = model.lock  # between the step and the putting back, no thread may compute
         used = model.used(before)
         self._kept: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
         if not any(bool(mask.any()) for mask in used.values()):
@@ -52,9 +53,13 @@ class ProtectedWeights:
         self._kept.append((parameter, protected, parameter.detach().clone()))
 
     def __enter__(self) -> ProtectedWeights:
+        self._lock.__enter__()
         return self
 
     def __exit__(self, *_exception: object) -> None:
-        for parameter, protected, kept in self._kept:
-            weight = parameter.detach()
-            torch.where(protected, kept, weight, out=weight)
+        try:
+            for parameter, protected, kept in self._kept:
+                weight = parameter.detach()
+                torch.where(protected, kept, weight, out=weight)
+        finally:
+            self._lock.__exit__()

@@ -30,6 +30,12 @@ class TaskRecord(nn.Module):
                 self.put(key.removeprefix(prefix), torch.zeros_like(value))
 
 
+def pool(logits: Tensor, read: Tensor, mixture: Tensor) -> Tensor:
+    """log(softmax(z) + softmax(r) M) [batch, C] of logits z [batch, C], read r [batch, C_t], M [C_t, C]."""
+    opinion = (read.softmax(1) @ mixture).clamp_min(torch.finfo(read.dtype).tiny)
+    return torch.logaddexp(logits.log_softmax(1), opinion.log())
+
+
 class Lateral(nn.Module):
     """What a task reads from a subnetwork: columns of its head on the features f_t [batch, d] of task t.
 
@@ -69,10 +75,8 @@ class Lateral(nn.Module):
 
     def forward(self, logits: Tensor, features: Tensor) -> Tensor:
         read = nn.functional.linear(features, self.weight, self.bias)
-        if not self.pooled:
-            return self.scale * logits + read
-        opinion = (read.softmax(1) @ self.mixture).clamp_min(torch.finfo(read.dtype).tiny)
-        return torch.logaddexp((self.scale * logits).log_softmax(1), opinion.log())
+        own = self.scale * logits
+        return pool(own, read, self.mixture) if self.pooled else own + read
 
     @staticmethod
     def from_state(state_dict: Mapping[str, Any], prefix: str) -> "Lateral":

@@ -23,12 +23,16 @@ from .cuts import Cut, plan
 from .growth import narrow_parameters
 from .layers import CONVS, Maskable, neuron_dim
 from .norms import TaskNorm
-from .pieces import FOLDED, Select, Sum, chain, foldable, folded, kept_norm, sliced
+from .pieces import FOLDED, Pools, Select, Sum, chain, foldable, folded, kept_norm, sliced
 from .probes import FEATURES, Skeleton, lone_norms
 from .records import Lateral
 
 if TYPE_CHECKING:
     from .model import MaskedModel
+
+
+Head = tuple[Tensor, Tensor]
+"""weight [rows, d] and bias [rows] on the features of a task, in double precision"""
 
 
 @torch.no_grad()
@@ -37,14 +41,20 @@ def subnetwork(model: MaskedModel, task: int) -> nn.Module:
 
     It shares nothing with ``model``. Batch norms are folded into their layers; group and layer norms are kept
     and given their zeros, which belong to their statistics. What the task reads from later ones (laterals)
-    comes along as further cut networks, all linear maps on the features folded into one a network.
+    comes along as further cut networks, all linear maps on the features folded into one a network; pooled
+    opinions are pooled behind them.
 
     Raises:
         InputError: for a task without a committed mask.
     """
     model.masks(task)
-    nets = [_cut_net(model, source, *head) for source, head in _heads(model, task).items()]
-    net = (nets[0] if len(nets) == 1 else Sum(nets)).to(model.device).eval().requires_grad_(False)
+    with model.lock:
+        heads, pools = _heads(model, task)
+        nets = [_cut_net(model, source, *head) for source, head in heads.items()]
+    net = nets[0] if len(nets) == 1 else Sum(nets)
+    if pools is not None:
+        net = nn.Sequential(OrderedDict(parts=net, pools=pools))
+    net = net.to(model.device).eval().requires_grad_(False)
     return _channels_last(net, torch.zeros(model.input_shape, device=model.device, dtype=model.dtype))
 
 
@@ -65,17 +75,50 @@ def _channels_last(net: nn.Module, x: Tensor) -> nn.Module:
     return net
 
 
-def _heads(model: MaskedModel, task: int) -> dict[int, tuple[Tensor, Tensor]]:
-    """By the task whose features are read: weight [classes, d] and bias [classes] of the logits, as a sum."""
+def _heads(model: MaskedModel, task: int) -> tuple[dict[int, Head], Pools | None]:
+    """By the task whose features are read: a head on them. The sum of all gives the logits [classes].
+
+    Where opinions are pooled, the sum gives all that :class:`Pools` is to be given, side by side.
+    """
     own = cast(nn.Linear, model.heads[str(task)])
-    weights = {task: own.weight.double()}
-    bias = own.bias.double()
+    linear = {task: (own.weight.double(), own.bias.double())}  # what was added since the last pool
+    parts: list[dict[int, Head]] = [linear]
+    scales: list[Tensor] = []
+    mixtures: list[Tensor] = []
     for module in model.lateral_heads(task):
         lateral = cast(Lateral, module)
-        weights = {source: lateral.scale.double() * weight for source, weight in weights.items()}
-        bias = lateral.scale.double() * bias + lateral.bias.double()
-        weights[lateral.source_task] = weights.get(lateral.source_task, 0.0) + lateral.weight.double()
-    return {s: (weight, bias if s == task else torch.zeros_like(bias)) for s, weight in weights.items()}
+        scale, source = lateral.scale.double(), lateral.source_task
+        read = lateral.weight.double(), lateral.bias.double()
+        linear |= {reader: (scale * weight, scale * bias) for reader, (weight, bias) in linear.items()}
+        if scales:
+            scales[-1] = scale * scales[-1]
+        if lateral.pooled:
+            linear = {}
+            parts += [{source: read}, linear]
+            scales.append(torch.ones_like(scale))
+            mixtures.append(lateral.mixture.to(model.dtype, copy=True))
+        elif source in linear:
+            linear[source] = linear[source][0] + read[0], linear[source][1] + read[1]
+        else:
+            linear[source] = read
+    heads = _side_by_side([part for part in parts if part])
+    if not mixtures:
+        return heads, None
+    added = [bool(part) for part in parts[2::2]]
+    return heads, Pools(torch.stack(scales).to(model.dtype), mixtures, added)
+
+
+def _side_by_side(parts: list[dict[int, Head]]) -> dict[int, Head]:
+    """A head for each task that is read: its rows of every part, one after the other; 0 where it has none."""
+    heads = {}
+    for source in dict.fromkeys(source for part in parts for source in part):
+        width = next(part[source][0].shape[1] for part in parts if source in part)
+        rows = []
+        for part in parts:
+            weight, bias = next(iter(part.values()))
+            rows.append(part.get(source, (weight.new_zeros(len(weight), width), torch.zeros_like(bias))))
+        heads[source] = torch.cat([weight for weight, _ in rows]), torch.cat([bias for _, bias in rows])
+    return heads
 
 
 def _cut_net(model: MaskedModel, task: int, weight: Tensor, bias: Tensor) -> nn.Module:

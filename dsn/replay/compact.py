@@ -53,11 +53,13 @@ class CompactPass:
                 self._tensors[key] = value[self.rows[path]]
 
     def __call__(self, x: Tensor) -> Tensor:
-        self._model.select(self._task)
-        for path, gate in self._model.gates_by_path.items():
-            gate.values = cast(Tensor, gate.values)[self.rows[path]]
         form = torch.channels_last if x.dim() == 4 else torch.contiguous_format
-        features = functional_call(self._model.backbone, self._tensors, (x.contiguous(memory_format=form),))
+        inputs = (x.contiguous(memory_format=form),)
+        with self._model.lock:
+            self._model.select(self._task)
+            for path, gate in self._model.gates_by_path.items():
+                gate.values = cast(Tensor, gate.values)[self.rows[path]]
+            features = functional_call(self._model.backbone, self._tensors, inputs)
         return F.linear(features, *self._head)
 
 

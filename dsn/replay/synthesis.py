@@ -193,23 +193,27 @@ def _refuse_dead_input(model: MaskedModel, task: int, random: torch.Generator) -
 
 @contextmanager
 def _undisturbed(model: MaskedModel) -> Iterator[None]:
-    """Evaluation mode without weight gradients; all that the model was is put back at the end."""
-    modes = {module: module.training for module in model.modules()}
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    gates = [(gate, gate.values) for gate in model.gates_by_path.values()]
-    norms = [(norm, norm.task) for norm in model.norms()]
-    model.eval()
-    try:
-        for parameter in trained:
-            parameter.requires_grad_(False)
-        with torch.enable_grad():
-            yield
-    finally:
-        for parameter in trained:
-            parameter.requires_grad_(True)
-        for module, mode in modes.items():
-            module.training = mode
-        for gate, values in gates:
-            gate.values = values
-        for norm, selected in norms:
-            norm.task = selected
+    """Evaluation mode without weight gradients; all that the model was is put back at the end.
+
+    Other threads that compute with the model wait until then.
+    """
+    with model.lock:
+        modes = {module: module.training for module in model.modules()}
+        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        gates = [(gate, gate.values) for gate in model.gates_by_path.values()]
+        norms = [(norm, norm.task) for norm in model.norms()]
+        model.eval()
+        try:
+            for parameter in trained:
+                parameter.requires_grad_(False)
+            with torch.enable_grad():
+                yield
+        finally:
+            for parameter in trained:
+                parameter.requires_grad_(True)
+            for module, mode in modes.items():
+                module.training = mode
+            for gate, values in gates:
+                gate.values = values
+            for norm, selected in norms:
+                norm.task = selected

@@ -36,7 +36,7 @@ BACKBONES = {
 
 
 def make_run(folder: Path, backbone: str) -> Path:
-    """What ``run.py run`` leaves of a model of three tasks, the first with laterals."""
+    """What ``run.py run`` leaves of a model of three tasks: the first adds laterals, the third pools them."""
     values, shape = BACKBONES[backbone]
     path = folder / f"{backbone}.yaml"
     path.write_text(yaml.safe_dump({"stream": {"name": "split_digits"}, "backbone": values}))
@@ -50,6 +50,8 @@ def make_run(folder: Path, backbone: str) -> Path:
     for source, scale in ((2, 0.5), (0, 1.5)):
         lateral = Lateral(source, torch.tensor(scale), torch.randn(3, size) / size, torch.randn(3))
         model.lateral_heads(0).append(lateral)
+        read = torch.randn(4, size) / size, torch.randn(4)
+        model.lateral_heads(2).append(Lateral(source, torch.tensor(scale), *read, torch.rand(4, 3)))
     run = folder / backbone
     run.mkdir()
     save_model(model, run / MODEL, config)
@@ -62,6 +64,9 @@ CASES = [
     ("small_cnn", 0, "torchscript"),
     ("small_cnn", 0, "safetensors"),
     ("small_cnn", 1, "safetensors"),
+    ("small_cnn", 2, "torchscript"),
+    ("small_cnn", 2, "safetensors"),
+    ("mlp", 2, "safetensors"),
     ("resnet18", 0, "torchscript"),
     ("resnet18", 1, "safetensors"),
     ("torchvision", 0, "safetensors"),
@@ -104,7 +109,7 @@ def test_files_compute_what_the_full_network_does(
 
 
 @pytest.mark.skipif(not HAS_ONNX, reason="needs the extra: pip install -e '.[export]'")
-@pytest.mark.parametrize("task", [0, 1])
+@pytest.mark.parametrize("task", [0, 1, 2])
 def test_onnx_runs_in_onnxruntime(small: Path, tmp_path: Path, task: int) -> None:
     out = tmp_path / "cut.onnx"
     export_subnetwork(small, task, out, console=QUIET)
@@ -119,11 +124,12 @@ def test_onnx_runs_in_onnxruntime(small: Path, tmp_path: Path, task: int) -> Non
     assert [path.name for path in tmp_path.iterdir()] == [out.name]
 
 
-def test_safetensors_give_the_very_module_back(small: Path, tmp_path: Path) -> None:
-    export_subnetwork(small, 0, tmp_path / "a", kind="safetensors", console=QUIET)
-    export_subnetwork(small, 0, tmp_path / "b", kind="safetensors", console=QUIET)
+@pytest.mark.parametrize("task", [0, 2])
+def test_safetensors_give_the_very_module_back(small: Path, tmp_path: Path, task: int) -> None:
+    export_subnetwork(small, task, tmp_path / "a", kind="safetensors", console=QUIET)
+    export_subnetwork(small, task, tmp_path / "b", kind="safetensors", console=QUIET)
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
-    net, expected = load_subnetwork(tmp_path / "a"), load_model(small)[0].subnetwork(0)
+    net, expected = load_subnetwork(tmp_path / "a"), load_model(small)[0].subnetwork(task)
     assert str(net) == str(expected)
     assert net.state_dict().keys() == expected.state_dict().keys()
     assert all(torch.equal(value, expected.state_dict()[key]) for key, value in net.state_dict().items())

@@ -135,6 +135,48 @@ def test_laterals_come_along() -> None:
     assert len(layers(model.subnetwork(1))) == len(model.layers) + 1
 
 
+def pooled(source: int, scale: float, classes: int, size: int) -> Lateral:
+    """The lateral of a reader of ``classes`` classes whose opinion is pooled with that of a task of 3."""
+    read = torch.randn(classes, size, dtype=torch.float64), torch.randn(classes, dtype=torch.float64)
+    return Lateral(source, torch.tensor(scale).double(), *read, torch.rand(classes, 3, dtype=torch.float64))
+
+
+def plain(source: int, scale: float, size: int) -> Lateral:
+    read = torch.randn(3, size, dtype=torch.float64), torch.randn(3, dtype=torch.float64)
+    return Lateral(source, torch.tensor(scale).double(), *read)
+
+
+LATERALS = {  # (source, scale, classes of the reader; None: added)
+    "pooled": [(1, 1.0, 3)],
+    "pooled from more classes": [(2, 0.7, 5)],
+    "pooled from fewer classes": [(2, 0.7, 2)],
+    "added, pooled": [(1, 0.5, None), (2, 2.0, 5)],
+    "pooled, added": [(2, 2.0, 5), (1, 0.5, None)],
+    "pooled, added twice": [(2, 2.0, 5), (1, 0.5, None), (0, 1.5, None), (1, 0.5, None)],
+    "pooled twice": [(2, 2.0, 5), (1, -0.5, 3)],
+    "pooled thrice, added between": [(2, 2, 5), (1, 0.5, 3), (1, 0.3, None), (0, 0.5, 4), (2, 3.0, None)],
+    "its own opinion": [(0, 1.3, 3)],
+}
+
+
+@pytest.mark.parametrize("laterals", LATERALS)
+@pytest.mark.parametrize("net", ["mlp", "small_cnn"])
+def test_every_kind_of_lateral_comes_along(net: str, laterals: str) -> None:
+    build, shape = NETS[net]
+    x = torch.randn(12, *shape, dtype=torch.float64)
+    model = masked(build(True).double(), x, tasks=3)
+    size = model.heads["0"].in_features
+    for source, scale, classes in LATERALS[laterals]:
+        made = plain(source, scale, size) if classes is None else pooled(source, scale, classes, size)
+        model.lateral_heads(0).append(made)
+    cut = model.subnetwork(0)
+    assert_same(cut, model, x, 0, tolerance=1e-9)
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    for value in cut.state_dict().values():
+        value.zero_()
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+
+
 def test_nothing_of_the_model_is_left_in_it() -> None:
     model, x = make("resnet18")
     learn(model, x, 0)
