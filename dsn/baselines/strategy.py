@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ..errors import InputError
-from ..masking.layers import evaluating
+from ..masking.layers import MASKABLE, evaluating
 from ..training.best_state import BestState
 from ..training.loader import TensorLoader, read_samples
 from ..training.schedule import Schedule, checked, summed_score
@@ -24,6 +24,7 @@ from .memory import MemoryUse, bytes_of
 from .network import TaskNetwork
 
 Samples = tuple[Tensor, Tensor]
+WEIGHT_BYTES = 4  # float32
 
 
 class Baseline(SupervisedTemplate):
@@ -278,14 +279,21 @@ class Baseline(SupervisedTemplate):
         """What is kept for ``task`` alone."""
         return [*self.model.own_parameters(task), *self.model.task_buffers(task)]
 
+    def used_weights(self) -> list[Tensor]:
+        """Of each layer, which of its weights some task uses, bool; by default all."""
+        layers = [module for module in self.model.backbone.modules() if isinstance(module, MASKABLE)]
+        return [torch.ones_like(layer.weight, dtype=torch.bool) for layer in layers]
+
     def memory(self) -> MemoryUse:
         """What the strategy keeps beside the backbone's weights."""
-        stored = self.stored()
+        stored, used = self.stored(), self.used_weights()
         return MemoryUse(
             bytes_per_task=[bytes_of(self.task_tensors(task)) for task in self.model.tasks],
             shared_bytes=bytes_of(self.shared_tensors()),
             stored_samples=sum(len(y) for _, y in stored),
             stored_sample_bytes=sum(bytes_of(samples) for samples in stored),
+            backbone_bytes=sum(WEIGHT_BYTES * mask.numel() for mask in used),
+            used_bytes=sum(WEIGHT_BYTES * int(mask.sum()) for mask in used),
         )
 
 

@@ -20,6 +20,8 @@ from .numbers import MISSING, PLUS_MINUS, shown, shown_estimate, signed
 from .source import StreamRuns
 from .table import Cell, Column, Table, number, words
 
+NOTHING = "nothing that is stated"
+
 
 class Protocol(BaseModel):
     """How the numbers were made; what is left out is not known.
@@ -138,7 +140,7 @@ def differences(paper: Protocol, here: Protocol | None) -> str:
             )
     if paper.note:
         found.append(paper.note)
-    return "; ".join(found) or "nothing that is stated"
+    return "; ".join(found) or NOTHING
 
 
 def _told(protocol: Protocol) -> str:
