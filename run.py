@@ -127,6 +127,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     _add_topology(commands)
     _add_compare(commands)
+    _add_reproduce(commands)
     report = commands.add_parser("report", help="a page, tables and figures of a run or a comparison")
     report.set_defaults(do=run_report)
     report.add_argument("folder", type=Path, metavar="DIR", help="folder that run.py run or compare wrote")
@@ -193,6 +194,32 @@ def _add_compare(commands: Any) -> None:
         type=Path,
         metavar="DIR",
         help="the same folder goes on where it was stopped; default: results/<config>-compare",
+    )
+
+
+def _add_reproduce(commands: Any) -> None:
+    command = commands.add_parser(
+        "reproduce", help="a published protocol: the papers' figures and ours in one table, reproduced.md"
+    )
+    command.set_defaults(do=run_reproduce)
+    command.add_argument(
+        "protocol", metavar="PROTOCOL", help="e.g. permuted_mnist_10, or a YAML file; a wrong one lists all"
+    )
+    command.add_argument(
+        "--strategies", metavar="NAME,NAME,...", help="dsn,wsn,supsup,packnet,hat,independent,joint"
+    )
+    command.add_argument("--seeds", default="0,1,2", metavar="N,N,...", help="default: 0,1,2")
+    command.add_argument("--epochs", type=int, metavar="N", help="at most N a task; said in the table")
+    _add_settings(command)
+    command.add_argument("--jobs", type=int, default=1, metavar="N", help="runs at once; default: 1")
+    command.add_argument(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="the same folder goes on where it was stopped; default: results/<protocol>-reproduce",
+    )
+    command.add_argument(
+        "--published", type=Path, metavar="FILE", help="published numbers; default: configs/published.yaml"
     )
 
 
@@ -378,6 +405,36 @@ def run_compare(options: argparse.Namespace, command: list[str]) -> None:
         comparison = compare(plan, out, jobs=options.jobs)
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
+    if comparison.failed:
+        sys.exit(FAILED)
+
+
+def run_reproduce(options: argparse.Namespace, command: list[str]) -> None:
+    """``run.py reproduce``; exit status 1 when a run failed."""
+    from dsn.errors import InputError
+
+    if options.jobs < 1:
+        raise InputError(f"--jobs {options.jobs}: must be 1 or more")
+    from dsn.experiment.quiet import importing_avalanche
+
+    with importing_avalanche():
+        from dsn.experiment.reproduce import STRATEGIES, reproduce
+
+    try:
+        comparison, table = reproduce(
+            options.protocol,
+            options.strategies or STRATEGIES,
+            options.seeds,
+            [*options.overrides, *_device(options)],
+            epochs=options.epochs,
+            out=options.out,
+            jobs=options.jobs,
+            published=options.published,
+            command=_shown(command),
+        )
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+    print(f"papers and ours side by side: {table}")
     if comparison.failed:
         sys.exit(FAILED)
 

@@ -2,7 +2,8 @@
 
 Each function returns Images and raises InputError when the files are absent and cannot be downloaded.
 ``root`` is the folder given to torchvision's or Avalanche's class; None is Avalanche's default,
-``~/.avalanche/data/<data set>``.
+``~/.avalanche/data/<data set>``. CIFAR is also read from its images as files, root/train/<class>/* and
+root/test/<class>/*.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import pickle
 import tarfile
 import zipfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -47,6 +49,8 @@ _LOADING_ERRORS = (
     tarfile.TarError,
     zipfile.BadZipFile,
 )
+
+_CIFAR10_CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 
 _DIGITS_TEST_SHARE = 0.25
 _DIGITS_SPLIT_SEED = 0
@@ -106,6 +110,8 @@ def load_cifar(name: str, root: Path | None) -> Images:
 
     source = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[name]
     folder = _folder(root, name)
+    if (folder / "train").is_dir():
+        return _load_cifar_files(name, folder)
     with _explain_absence(name, folder, source.base_folder, f"what {source.filename} holds"):
         train, test = (source(str(folder), train=part, download=True) for part in (True, False))
     mean, std = _CIFAR_STATISTICS[name]
@@ -118,6 +124,23 @@ def load_cifar(name: str, root: Path | None) -> Images:
         mean=mean,
         std=std,
     )
+
+
+def _load_cifar_files(name: str, folder: Path) -> Images:
+    """The same data set from image files, the classes in the same order: by name."""
+    from benchmarks.image_folder import ImageFolderConfig, load
+    from benchmarks.split_cifar import SUPERCLASSES
+
+    images = load(ImageFolderConfig(root=folder, tasks=1, image_size=32))
+    known = sorted(" ".join(SUPERCLASSES.values()).split()) if name == "cifar100" else _CIFAR10_CLASSES
+    if images.classes != known:
+        odd = sorted(set(images.classes) ^ set(known))
+        raise InputError(
+            f"stream.root: {folder}/train has {len(images.classes)} classes, {name} has {len(known)}; they "
+            f"differ in {', '.join(odd[:5])}{' and others' if len(odd) > 5 else ''}; see image_folder"
+        )
+    mean, std = _CIFAR_STATISTICS[name]
+    return replace(images, mean=mean, std=std)
 
 
 def load_tiny_imagenet(root: Path | None, *, cache: Path | None) -> Images:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from .errors import InputError
 
@@ -28,7 +29,8 @@ class MLP(nn.Sequential):
 class AlexNet(nn.Sequential):
     """The paper's AlexNet for 32x32 (HAT's): convolutions 4x4, 3x3, 2x2, then two Linears of ``hidden``.
 
-    With 2048 hidden units: 4,544 neurons, 6.5 million weights at 32x32.
+    With 2048 hidden units: 4,544 neurons, 6.5 million weights at 32x32. ``norm``: batch norm behind each
+    layer, as WSN and GPM have it.
     """
 
     def __init__(
@@ -38,6 +40,7 @@ class AlexNet(nn.Sequential):
         hidden: int = 2048,
         bias: bool = True,
         dropout: float = 0.5,
+        norm: bool = False,
     ) -> None:
         side = image_size
         kernels = (image_size // 8, image_size // 10, 2)
@@ -46,6 +49,7 @@ class AlexNet(nn.Sequential):
         for block, kernel in enumerate(kernels):
             layers += [
                 nn.Conv2d(channels[block], channels[block + 1], kernel, bias=bias),
+                *([nn.BatchNorm2d(channels[block + 1])] if norm else []),
                 nn.ReLU(),
                 nn.Dropout(0.4 * dropout if block < 2 else dropout),
                 nn.MaxPool2d(2),
@@ -53,7 +57,53 @@ class AlexNet(nn.Sequential):
             side = (side - kernel + 1) // 2
         layers.append(nn.Flatten())
         for before in (256 * side * side, hidden):
-            layers += [nn.Linear(before, hidden, bias=bias), nn.ReLU(), nn.Dropout(dropout)]
+            layers.append(nn.Linear(before, hidden, bias=bias))
+            layers += [nn.BatchNorm1d(hidden)] if norm else []
+            layers += [nn.ReLU(), nn.Dropout(dropout)]
+        super().__init__(*layers)
+
+
+class LeNet(nn.Sequential):
+    """WSN's LeNet: convolutions 5x5 of 20 and 50 channels, pooled, then Linears of 800 and 500.
+
+    GPM's has a local response norm behind each convolution, which mixes channels and so cannot be masked.
+    """
+
+    def __init__(self, in_channels: int = 3, image_size: int = 32, bias: bool = True) -> None:
+        layers: list[nn.Module] = []
+        side, before = image_size, in_channels
+        for after in (20, 50):
+            layers += [nn.Conv2d(before, after, 5, padding=2, bias=bias), nn.ReLU()]
+            layers.append(nn.MaxPool2d(3, 2, padding=1))
+            side, before = (side + 1) // 2, after
+        layers.append(nn.Flatten())
+        for width, after in ((before * side * side, 800), (800, 500)):
+            layers += [nn.Linear(width, after, bias=bias), nn.ReLU()]
+        super().__init__(*layers)
+
+
+class StridedCNN(nn.Sequential):
+    """WSN's and GPM's network for TinyImageNet, "4 conv + 3 fc" with the head.
+
+    Four 3x3 convolutions of ``width`` channels with stride 2, then two Linears of ``features``.
+    """
+
+    def __init__(
+        self,
+        in_channels: int = 3,
+        image_size: int = 64,
+        width: int = 160,
+        features: int = 640,
+        bias: bool = True,
+    ) -> None:
+        layers: list[nn.Module] = []
+        side, before = image_size, in_channels
+        for _ in range(4):
+            layers += [nn.Conv2d(before, width, 3, 2, 1, bias=bias), nn.ReLU()]
+            side, before = (side + 1) // 2, width
+        layers.append(nn.Flatten())
+        for inputs in (width * side * side, features):
+            layers += [nn.Linear(inputs, features, bias=bias), nn.ReLU()]
         super().__init__(*layers)
 
 
@@ -113,13 +163,20 @@ class ResNet18(nn.Module):
     """ResNet-18 with the 3x3 first convolution usual for 32x32; at 64x64 it begins with stride 2.
 
     ``width`` is the number of channels of the first stage (64 in the original; 20 in continual learning's
-    "small ResNet-18").
+    "reduced ResNet-18"). ``pool``: the features are means over the whole map ("global"), or over windows
+    of 2x2 ("2x2"), as the reduced ResNet-18 of GPM and WSN has them.
     """
 
     def __init__(
-        self, in_channels: int = 3, image_size: int = 32, width: int = 64, bias: bool = False
+        self,
+        in_channels: int = 3,
+        image_size: int = 32,
+        width: int = 64,
+        bias: bool = False,
+        pool: str = "global",
     ) -> None:
         super().__init__()
+        self.pool = pool
         self.conv1 = nn.Conv2d(in_channels, width, 3, 2 if image_size > 32 else 1, 1, bias=bias)
         self.bn1 = nn.BatchNorm2d(width)
         blocks, before = [], width
@@ -130,7 +187,8 @@ class ResNet18(nn.Module):
         self.blocks = nn.Sequential(*blocks)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.blocks(torch.relu(self.bn1(self.conv1(x)))).mean(dim=(2, 3))
+        x = self.blocks(torch.relu(self.bn1(self.conv1(x))))
+        return x.mean(dim=(2, 3)) if self.pool == "global" else F.avg_pool2d(x, 2).flatten(1)
 
 
 def mlp(in_features: int = 784, widths: Sequence[int] = (2000, 2000), bias: bool = True) -> nn.Module:
@@ -143,14 +201,26 @@ def alexnet(in_channels: int = 3, image_size: int = 32, **options: int | float |
     return AlexNet(in_channels, image_size, **options)  # type: ignore[arg-type]
 
 
+def lenet(in_channels: int = 3, image_size: int = 32, bias: bool = True) -> nn.Module:
+    """See :class:`LeNet`."""
+    return LeNet(in_channels, image_size, bias)
+
+
+def strided_cnn(in_channels: int = 3, image_size: int = 64, **options: int | bool) -> nn.Module:
+    """See :class:`StridedCNN`."""
+    return StridedCNN(in_channels, image_size, **options)  # type: ignore[arg-type]
+
+
 def small_cnn(in_channels: int = 3, image_size: int = 32, **options: int | float | bool) -> nn.Module:
     """See :class:`SmallCNN`."""
     return SmallCNN(in_channels, image_size, **options)  # type: ignore[arg-type]
 
 
-def resnet18(in_channels: int = 3, image_size: int = 32, width: int = 64, bias: bool = False) -> nn.Module:
+def resnet18(
+    in_channels: int = 3, image_size: int = 32, width: int = 64, bias: bool = False, pool: str = "global"
+) -> nn.Module:
     """See :class:`ResNet18`."""
-    return ResNet18(in_channels, image_size, width, bias)
+    return ResNet18(in_channels, image_size, width, bias, pool)
 
 
 def torchvision_model(model: str, pretrained: bool = False, **options: object) -> tuple[nn.Module, str]:
@@ -211,6 +281,8 @@ def loading_weights_only() -> Iterator[None]:
 BACKBONES: dict[str, Callable[..., nn.Module]] = {
     "mlp": mlp,
     "alexnet": alexnet,
+    "lenet": lenet,
+    "strided_cnn": strided_cnn,
     "small_cnn": small_cnn,
     "resnet18": resnet18,
 }

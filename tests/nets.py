@@ -30,8 +30,15 @@ class Concatenation(nn.Module):
 NETS: dict[str, tuple[Callable[[bool], nn.Module], tuple[int, ...]]] = {
     "mlp": (lambda bias: backbones.mlp(48, (30, 20), bias), (3, 4, 4)),
     "alexnet": (lambda bias: backbones.alexnet(3, 16, hidden=40, bias=bias), (3, 16, 16)),
+    "alexnet_norm": (lambda bias: backbones.alexnet(3, 16, hidden=40, bias=bias, norm=True), (3, 16, 16)),
+    "lenet": (lambda bias: backbones.lenet(3, 8, bias), (3, 8, 8)),
+    "strided_cnn": (
+        lambda bias: backbones.strided_cnn(3, 20, width=6, features=20, bias=bias),
+        (3, 20, 20),
+    ),
     "small_cnn": (lambda bias: backbones.small_cnn(3, 16, width=6, features=20, bias=bias), (3, 16, 16)),
     "resnet18": (lambda bias: backbones.resnet18(3, 16, 6, bias), (3, 16, 16)),
+    "resnet18_2x2": (lambda bias: backbones.resnet18(3, 16, 6, bias, "2x2"), (3, 16, 16)),
     "concatenation": (Concatenation, (3, 8, 8)),
 }
 

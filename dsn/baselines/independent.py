@@ -86,4 +86,5 @@ class Independent:
             weights = [p for _, layer in model.layer_modules() for p in layer.parameters()]
             own = [*model.own_parameters(task), *model.task_buffers(task)]
             per_task.append(bytes_of([*weights, *own]))
-        return MemoryUse(per_task)
+        layers = next(iter(self.members.values())).model.layer_modules()
+        return MemoryUse(per_task, backbone_bytes=bytes_of(layer.weight for _, layer in layers), used_bytes=0)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ..masking import MaskedModel
+from ..masking.wiring import live_inputs
 
 
 @dataclass(frozen=True)
@@ -19,6 +20,10 @@ class MemoryUse:
     """state that no one task owns: importances, a copy of the old network"""
     stored_samples: int = 0
     stored_sample_bytes: int = 0
+    backbone_bytes: int | None = None
+    """of the weights of one dense backbone's layers, biases left out"""
+    used_bytes: int | None = None
+    """of them, those that some task uses and no seed gives again; 0 where tasks have networks of their own"""
 
 
 def bytes_of(tensors: Iterable[Tensor]) -> int:
@@ -35,4 +40,22 @@ def masked_model_memory(model: MaskedModel) -> MemoryUse:
         masks = [gate.masks[row] for gate in model.gates_by_path.values()]
         extra = [*model.record(task).buffers(), *model.laterals[str(task)].buffers()]
         per_task.append(bytes_of([*masks, *extra, *model.own_parameters(task), *model.task_buffers(task)]))
-    return MemoryUse(per_task)
+    return MemoryUse(per_task, backbone_bytes=_layer_bytes(model), used_bytes=_used_bytes(model))
+
+
+def _layer_bytes(model: MaskedModel) -> int:
+    return bytes_of(layer.weight for _, layer in model.layer_modules())
+
+
+def _used_bytes(model: MaskedModel) -> int:
+    """Of the weights between used neurons."""
+    used = model.used()
+    if not any(bool(mask.any()) for mask in used.values()):
+        return 0
+    inputs, _ = live_inputs(model, used)
+    total = 0
+    for path, layer in model.layer_modules():
+        weight = layer.weight
+        window = weight[0, 0].numel() * weight.element_size()
+        total += int(used[path].sum()) * int(inputs[path].sum()) * window
+    return total

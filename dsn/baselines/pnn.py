@@ -121,3 +121,9 @@ class ProgressiveNetwork(nn.Module):
 
 class PNN(Baseline):
     """Progressive networks: a column and lateral weights a task, earlier columns fixed."""
+
+    def used_weights(self) -> list[Tensor]:
+        """None of one backbone: each task has a column of its own."""
+        column = self.model.columns[0].backbone
+        layers = [module for module in column.modules() if isinstance(module, MASKABLE)]
+        return [torch.zeros_like(layer.weight, dtype=torch.bool) for layer in layers]

@@ -4,7 +4,7 @@ schedule, early stopping.
 Shapes: x [n, ...]; y [n] int64, the class's position in its task; logits [batch, classes of the task].
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, cast
 
@@ -14,17 +14,17 @@ from avalanche.training.plugins.evaluation import default_evaluator
 from avalanche.training.templates import SupervisedTemplate
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import CosineAnnealingLR, ReduceLROnPlateau
 
 from ..errors import InputError
-from ..masking.layers import evaluating
+from ..masking.layers import MASKABLE, evaluating
 from ..training.best_state import BestState
 from ..training.loader import TensorLoader, read_samples
-from ..training.strategy import PLATEAU_FACTOR, PLATEAU_PATIENCE
+from ..training.schedule import Schedule, checked, summed_score
 from .memory import MemoryUse, bytes_of
 from .network import TaskNetwork
 
 Samples = tuple[Tensor, Tensor]
+WEIGHT_BYTES = 4  # float32
 
 
 class Baseline(SupervisedTemplate):
@@ -57,6 +57,8 @@ class Baseline(SupervisedTemplate):
         train_mb_size: int = 64,
         eval_mb_size: int = 512,
         schedule: str = "constant",
+        plateau: Mapping[str, Any] | None = None,
+        judge: str = "accuracy",
         patience: int | None = None,
         restore_best: bool = False,
         device: str | torch.device = "cpu",
@@ -64,6 +66,7 @@ class Baseline(SupervisedTemplate):
         evaluator: EvaluationPlugin | Any = default_evaluator,
         **base_kwargs: Any,
     ) -> None:
+        self.plateau = checked(schedule, judge, plateau)
         super().__init__(
             model=model,
             optimizer=optimizer,
@@ -77,7 +80,7 @@ class Baseline(SupervisedTemplate):
             eval_every=-1,
             **base_kwargs,
         )
-        self.schedule = schedule
+        self.schedule, self.judge = schedule, judge
         self.patience = patience
         self.restore_best = restore_best
         self._options = {k: v for k, v in optimizer.param_groups[0].items() if k != "params"}
@@ -162,8 +165,9 @@ class Baseline(SupervisedTemplate):
         if not self.rehearses:
             self.model.end_task(self.model.tasks[-1])
 
-    def _train_phase(self, task: int, epochs: int, scheduler: Any, **kwargs: Any) -> None:
+    def _train_phase(self, task: int, epochs: int, scheduler: Schedule, **kwargs: Any) -> None:
         best = BestState(cast(Any, self), task)
+        scheduler.begin_phase()
         for _ in range(epochs):
             self._before_training_epoch(**kwargs)
             if self._stop_training:
@@ -178,12 +182,9 @@ class Baseline(SupervisedTemplate):
                 )
             self._after_training_epoch(**kwargs)
             if self._judges_epochs:
-                best.offer(self._validation_accuracy())
-            if isinstance(scheduler, ReduceLROnPlateau):
-                scheduler.step(best.latest)
-            elif scheduler is not None:
-                scheduler.step()
-            if self.patience is not None and best.epochs_since >= self.patience:
+                best.offer(self._validation_score())
+            ended = scheduler.step(best.latest)
+            if ended or (self.patience is not None and best.epochs_since >= self.patience):
                 break
         if self.restore_best:
             best.restore()
@@ -192,12 +193,8 @@ class Baseline(SupervisedTemplate):
     def _judges_epochs(self) -> bool:
         return self.patience is not None or self.restore_best or self.schedule == "plateau"
 
-    def _make_scheduler(self) -> Any:
-        if self.schedule == "cosine":
-            return CosineAnnealingLR(self.optimizer, T_max=self.train_epochs)
-        if self.schedule == "plateau":
-            return ReduceLROnPlateau(self.optimizer, "max", factor=PLATEAU_FACTOR, patience=PLATEAU_PATIENCE)
-        return None
+    def _make_scheduler(self) -> Schedule:
+        return Schedule(self.schedule, self.optimizer, self.train_epochs, self.judge, self.plateau)
 
     # ---- one batch -------------------------------------------------------------------------------------
 
@@ -266,14 +263,14 @@ class Baseline(SupervisedTemplate):
             "train(experience, eval_streams=[validation experience]), or set the stream's validation share"
         )
 
-    def _validation_accuracy(self) -> float:
-        """Mean accuracy of the judged tasks on their validation data, in [0, 1]."""
+    def _validation_score(self) -> float:
+        """Mean over the judged tasks of the score of their validation data, higher is better."""
         shares = []
         with evaluating(self.model):
             for task in self.judged_tasks():
                 x, y = self._validation[task]
                 right = [
-                    self.model(part, task).argmax(1).eq(target).sum()
+                    summed_score(self.model(part, task), target, self.judge)
                     for part, target in zip(
                         x.split(self.eval_mb_size), y.split(self.eval_mb_size), strict=True
                     )
@@ -287,14 +284,21 @@ class Baseline(SupervisedTemplate):
         """What is kept for ``task`` alone."""
         return [*self.model.own_parameters(task), *self.model.task_buffers(task)]
 
+    def used_weights(self) -> list[Tensor]:
+        """Of each layer, which of its weights some task uses, bool; by default all."""
+        layers = [module for module in self.model.backbone.modules() if isinstance(module, MASKABLE)]
+        return [torch.ones_like(layer.weight, dtype=torch.bool) for layer in layers]
+
     def memory(self) -> MemoryUse:
         """What the strategy keeps beside the backbone's weights."""
-        stored = self.stored()
+        stored, used = self.stored(), self.used_weights()
         return MemoryUse(
             bytes_per_task=[bytes_of(self.task_tensors(task)) for task in self.model.tasks],
             shared_bytes=bytes_of(self.shared_tensors()),
             stored_samples=sum(len(y) for _, y in stored),
             stored_sample_bytes=sum(bytes_of(samples) for samples in stored),
+            backbone_bytes=sum(WEIGHT_BYTES * mask.numel() for mask in used),
+            used_bytes=sum(WEIGHT_BYTES * int(mask.sum()) for mask in used),
         )
 
 

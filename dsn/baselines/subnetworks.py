@@ -59,6 +59,9 @@ class WSN(Baseline):
     def task_tensors(self, task: int) -> list[Tensor]:
         return [*super().task_tensors(task), *self.model.packed_masks(task)]
 
+    def used_weights(self) -> list[Tensor]:
+        return [mask for _, mask in self.model.frozen()]
+
 
 class SupSup(WSN):
     """Supermasks in superposition (Wortsman et al. 2020), with task labels.
@@ -66,6 +69,10 @@ class SupSup(WSN):
     Weights are fixed signed constants (``WeightMaskedNetwork`` with ``fixed``); only scores and head learn,
     and a task keeps its mask, its head and the running statistics of its norms.
     """
+
+    def used_weights(self) -> list[Tensor]:
+        """None: a seed gives the constants again."""
+        return [torch.zeros_like(mask) for mask in super().used_weights()]
 
 
 class PackNetNetwork(TaskNetwork):
@@ -135,6 +142,9 @@ class PackNet(Baseline):
         """Which task each weight belongs to, one byte a weight; the masks are computed from it."""
         return [cast(Tensor, layer.task_index) for layer in self.model.packed_layers()]
 
+    def used_weights(self) -> list[Tensor]:
+        return [layer.task_index < len(self.model.tasks) for layer in self.model.packed_layers()]
+
 
 class RandomFeatures(Baseline):
     """A head a task on the features of the untrained backbone, with running statistics a task: the floor."""
@@ -144,3 +154,7 @@ class RandomFeatures(Baseline):
 
     def task_tensors(self, task: int) -> list[Tensor]:
         return [*self.model.heads[str(task)].parameters(), *self.model.task_buffers(task)]
+
+    def used_weights(self) -> list[Tensor]:
+        """None: a seed gives the backbone again."""
+        return [torch.zeros_like(mask) for mask in super().used_weights()]

@@ -123,6 +123,8 @@ def _training(config: Config, device: torch.device, evaluator: Any) -> dict[str,
     return {
         "train_mb_size": train.batch_size,
         "schedule": train.schedule,
+        "plateau": train.plateau.model_dump(),
+        "judge": train.judge,
         "patience": train.patience,
         "restore_best": train.restore_best,
         "device": device,

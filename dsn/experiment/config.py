@@ -16,7 +16,7 @@ from benchmarks.streams import STREAMS
 from dsn.errors import InputError
 
 from .baselines_config import BaselinesConfig, Strategy
-from .blocks import Block, NonNegative, Positive, PositiveFloat, Probability, Share
+from .blocks import Block, NonNegative, NonNegativeFloat, Positive, PositiveFloat, Probability, Share
 from .optimizers import optimizer_arguments, optimizer_class
 from .problems import nearest, problems
 from .yaml_file import parse, read_yaml
@@ -36,12 +36,30 @@ class MLPConfig(Block):
 
 
 class AlexNetConfig(Block):
-    """``dsn.backbones.alexnet``; ``hidden``: units of its two Linears."""
+    """``dsn.backbones.alexnet``; ``hidden``: units of its two Linears; ``norm``: batch norm a layer."""
 
     name: Literal["alexnet"] = "alexnet"
     hidden: Positive = 2048
     bias: bool = True
+    norm: bool = False
     dropout: Probability = 0.5
+
+
+class LeNetConfig(Block):
+    """``dsn.backbones.lenet``."""
+
+    name: Literal["lenet"] = "lenet"
+    bias: bool = True
+
+
+class StridedCNNConfig(Block):
+    """``dsn.backbones.strided_cnn``; ``width``: channels of its four convolutions; ``features``: of its
+    Linears."""
+
+    name: Literal["strided_cnn"] = "strided_cnn"
+    width: Positive = 160
+    features: Positive = 640
+    bias: bool = True
 
 
 class SmallCNNConfig(Block):
@@ -58,11 +76,12 @@ class SmallCNNConfig(Block):
 
 
 class ResNet18Config(Block):
-    """``dsn.backbones.resnet18``; ``width``: channels of the first stage."""
+    """``dsn.backbones.resnet18``; ``width``: channels of the first stage; ``pool``: see there."""
 
     name: Literal["resnet18"] = "resnet18"
     width: Positive = 64
     bias: bool = False
+    pool: Literal["global", "2x2"] = "global"
 
 
 class TorchvisionConfig(Block):
@@ -75,9 +94,28 @@ class TorchvisionConfig(Block):
 
 
 Backbone = Annotated[
-    MLPConfig | AlexNetConfig | SmallCNNConfig | ResNet18Config | TorchvisionConfig,
+    MLPConfig
+    | AlexNetConfig
+    | LeNetConfig
+    | SmallCNNConfig
+    | StridedCNNConfig
+    | ResNet18Config
+    | TorchvisionConfig,
     Field(discriminator="name"),
 ]
+
+
+class PlateauConfig(Block):
+    """When ``train.schedule`` is plateau.
+
+    factor: the rate is divided by it
+    patience: after so many epochs in a row without a better validation score
+    lr_min: once the rate is below it the task's epochs end; 0: never
+    """
+
+    factor: Annotated[float, Field(gt=1)] = 3.0
+    patience: Positive = 6
+    lr_min: NonNegativeFloat = 0.0
 
 
 class TrainConfig(Block):
@@ -87,8 +125,9 @@ class TrainConfig(Block):
     warmup_epochs: before them, dense: every neuron is open
     consolidation_epochs: after them, with the committed mask
     optimizer: any class of torch.optim in lower case; ``optimizer_args``: its other arguments
-    patience: stop after so many epochs without a better validation accuracy; null: never
-    restore_best: end with the state of the best validation accuracy
+    judge: what an epoch's validation score is: accuracy, or loss (cross-entropy)
+    patience: stop after so many epochs without a better validation score; null: never
+    restore_best: end with the state of the best validation score
     precision: bfloat16 runs passes under torch's autocast; weights stay float32 (strategy dsn)
     channels_last: memory format of convolutions (dsn)
     compile: training passes through torch.compile (dsn)
@@ -104,6 +143,8 @@ class TrainConfig(Block):
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     optimizer_args: dict[str, Any] = {}
     schedule: Literal["constant", "cosine", "plateau"] = "constant"
+    plateau: PlateauConfig = PlateauConfig()
+    judge: Literal["accuracy", "loss"] = "accuracy"
     patience: Positive | None = None
     restore_best: bool = False
     precision: Literal["float32", "bfloat16"] = "float32"

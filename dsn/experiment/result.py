@@ -98,6 +98,10 @@ class Memory(Part):
     stored_samples: int
     """training samples kept for later tasks"""
     stored_sample_bytes: int
+    backbone_bytes: int | None = None
+    """of the weights of one dense backbone's layers; None in older files"""
+    used_bytes: int | None = None
+    """of them, those that some task uses and no seed gives again; 0 where tasks have networks of their own"""
 
 
 class Row(Part):

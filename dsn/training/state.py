@@ -36,6 +36,8 @@ SETTINGS = (
     "initial",
     "growth",
     "schedule",
+    "plateau",
+    "judge",
     "patience",
     "restore_best",
     "transfer_tasks",
@@ -90,7 +92,7 @@ def _take_task(strategy: "DSN") -> dict[str, Tree]:
         "epoch": strategy.phase_epoch,
     }
     if strategy.phase != END:
-        scheduler = strategy._scheduler
+        scheduler = strategy._scheduler.torch
         within |= {
             "order": strategy.dataloader.order,
             "losses": torch.stack(strategy._losses),
@@ -155,9 +157,9 @@ class Resumed:
             put_random_states(self._random, strategy.device)
             return
         put_optimizer(strategy.optimizer, self._within["optimizer"])
-        if strategy._scheduler is not None:
+        if strategy._scheduler.torch is not None:
             strategy.optimizer._opt_called = True  # or torch warns of step order
-            strategy._scheduler.load_state_dict(self._within["scheduler"])
+            strategy._scheduler.torch.load_state_dict(self._within["scheduler"])
 
     def begin_epoch(self, strategy: "DSN") -> None:
         """Right before the first batch: the best state so far, the place in the epoch, random states."""

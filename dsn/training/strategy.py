@@ -17,7 +17,6 @@ from avalanche.training.plugins.evaluation import default_evaluator
 from avalanche.training.templates import SupervisedTemplate
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import CosineAnnealingLR, ReduceLROnPlateau
 
 from ..errors import InputError
 from ..masking import MaskedModel, ProtectedWeights, grow, sparsity
@@ -35,14 +34,13 @@ from .loader import (
     read_samples,
     sample_bytes,
 )
+from .schedule import Schedule, checked, summed_score
 from .state import END, Resumed, put_state, take_state
 from .task_end import end_task
 
-SCHEDULES = ("constant", "cosine", "plateau")
 ANNEALING = ("epoch", "task")
 PRECISIONS = ("float32", "bfloat16")
 STATE_FILE, STATE_FORMAT, STATE_VERSION = "strategy.safetensors", "dsn-strategy", 1
-PLATEAU_FACTOR, PLATEAU_PATIENCE = 1 / 3, 5  # HAT, section 3: the rate is divided by 3 after 5 epochs
 
 
 def find_compiler() -> str | None:
@@ -71,10 +69,11 @@ class DSN(IterationHooks, SupervisedTemplate):
         logit_mean, logit_std: gate logits start from N(mean, std).
         initial: arguments of ``dsn.masking.initial.start_task``: neurons that a task starts with.
         growth: neurons added to a layer that has no free one when a task begins; 0 switches growth off.
-        schedule: of the learning rate over a task's epochs: "constant", "cosine" (to 0) or "plateau" (divided
-            by 3 after 5 epochs without a better validation accuracy).
-        patience: end a phase after so many epochs without a better validation accuracy; None: never.
-        restore_best: end each phase with its state of the best validation accuracy.
+        schedule: of the learning rate over a task's epochs: "constant", "cosine" (to 0) or "plateau", with
+            the fields of ``schedule.Plateau`` in ``plateau``.
+        judge: what an epoch is judged by on validation data: "accuracy" or "loss" (cross-entropy).
+        patience: end a phase after so many epochs that were not judged better; None: never.
+        restore_best: end each phase with the state of its epoch that was judged best.
         transfer_tasks: how many earlier tasks may gain from a task once it is learnt; 0 switches it off.
         forward_tasks: how many earlier tasks a new one may read features of; 0 switches it off.
         transfer, acceptance: names in ``dsn.transfer``'s MECHANISMS and ACCEPTANCE.
@@ -123,6 +122,8 @@ class DSN(IterationHooks, SupervisedTemplate):
         initial: Mapping[str, Any] | None = None,
         growth: int = 0,
         schedule: str = "constant",
+        plateau: Mapping[str, Any] | None = None,
+        judge: str = "accuracy",
         patience: int | None = None,
         restore_best: bool = False,
         transfer_tasks: int = 3,
@@ -144,8 +145,7 @@ class DSN(IterationHooks, SupervisedTemplate):
     ) -> None:
         if not isinstance(model, MaskedModel):
             raise InputError(f"model is a {type(model).__name__}: wrap it with mask_neurons(...) first")
-        if schedule not in SCHEDULES:
-            raise InputError(f"schedule is '{schedule}': choose one of {', '.join(SCHEDULES)}")
+        self.plateau = checked(schedule, judge, plateau)
         if annealing not in ANNEALING:
             raise InputError(f"annealing is '{annealing}': choose one of {', '.join(ANNEALING)}")
         if precision not in PRECISIONS:
@@ -179,7 +179,7 @@ class DSN(IterationHooks, SupervisedTemplate):
         self.logit_mean, self.logit_std = logit_mean, logit_std
         self.initial = initial or {}
         self.growth = growth
-        self.schedule = schedule
+        self.schedule, self.judge = schedule, judge
         self.patience = patience
         self.restore_best = restore_best
         self.transfer_tasks, self.forward_tasks = transfer_tasks, forward_tasks
@@ -341,6 +341,8 @@ class DSN(IterationHooks, SupervisedTemplate):
     def _train_phase(self, task: int, **kwargs: Any) -> None:
         epochs = (self.warmup_epochs, self.train_epochs, self.consolidation_epochs)[self.phase or 0]
         best = self._best = BestState(self.model, task)
+        if self.resumed is None:
+            self._scheduler.begin_phase()
         first = 0 if self.resumed is None else self.resumed.epoch
         for self.phase_epoch in range(first, epochs):
             self._before_training_epoch(**kwargs)
@@ -355,12 +357,10 @@ class DSN(IterationHooks, SupervisedTemplate):
             self._refuse_bad_loss()
             self._after_training_epoch(**kwargs)
             if self._judges_epochs and self._validation is not None:
-                best.offer(self.accuracy(*self._validation, task))
-            if isinstance(self._scheduler, ReduceLROnPlateau):
-                self._scheduler.step(best.latest)
-            elif self._scheduler is not None:
-                self._scheduler.step()
-            if self.patience is not None and best.epochs_since >= self.patience:
+                score = self.accuracy if self.judge == "accuracy" else self.minus_loss
+                best.offer(score(*self._validation, task))
+            ended = self._scheduler.step(best.latest)
+            if ended or (self.patience is not None and best.epochs_since >= self.patience):
                 break
         if self.restore_best:
             best.restore()
@@ -369,13 +369,9 @@ class DSN(IterationHooks, SupervisedTemplate):
     def _judges_epochs(self) -> bool:
         return self.patience is not None or self.restore_best or self.schedule == "plateau"
 
-    def _make_scheduler(self) -> Any:
-        if self.schedule == "cosine":
-            epochs = self.warmup_epochs + self.train_epochs + self.consolidation_epochs
-            return CosineAnnealingLR(self.optimizer, T_max=epochs)
-        if self.schedule == "plateau":
-            return ReduceLROnPlateau(self.optimizer, "max", factor=PLATEAU_FACTOR, patience=PLATEAU_PATIENCE)
-        return None
+    def _make_scheduler(self) -> Schedule:
+        epochs = self.warmup_epochs + self.train_epochs + self.consolidation_epochs
+        return Schedule(self.schedule, self.optimizer, epochs, self.judge, self.plateau)
 
     def training_epoch(self, **kwargs: Any) -> None:
         with explaining_dead_workers():
@@ -542,12 +538,19 @@ class DSN(IterationHooks, SupervisedTemplate):
             "train(experience, eval_streams=[validation experience]), or set the stream's validation share"
         )
 
-    @torch.no_grad()
     def accuracy(self, x: Tensor, y: Tensor, task: int) -> float:
         """Share of x [n, ...] that ``task`` gives the class y [n], with the committed bits, in [0, 1]."""
+        return self._mean_score(x, y, task, "accuracy")
+
+    def minus_loss(self, x: Tensor, y: Tensor, task: int) -> float:
+        """Minus the mean cross-entropy of ``task`` over x [n, ...], y [n], with the committed bits."""
+        return self._mean_score(x, y, task, "loss")
+
+    @torch.no_grad()
+    def _mean_score(self, x: Tensor, y: Tensor, task: int, judge: str) -> float:
         with evaluating(self.model):
-            right = [
-                self._logits(part.to(self.device), task).argmax(1).eq(target.to(self.device)).sum()
+            parts = [
+                summed_score(self._logits(part.to(self.device), task), target.to(self.device), judge)
                 for part, target in zip(x.split(self.eval_mb_size), y.split(self.eval_mb_size), strict=True)
             ]
-        return float(torch.stack(right).sum()) / len(y)
+        return float(torch.stack(parts).sum()) / len(y)

@@ -55,6 +55,36 @@ def test_memory_is_what_the_shapes_say(name):
     assert (memory.stored_samples, memory.stored_sample_bytes) == (stored, stored * SAMPLE)
 
 
+USED = {"supsup": 0, "random": 0, "independent": 0, "pnn": 0, "naive": WEIGHTS, "joint": WEIGHTS}
+
+
+@pytest.mark.parametrize("name", ["dsn", "hat", "wsn", "packnet", *USED])
+def test_used_weights_are_those_that_some_task_needs_and_no_seed_gives(name):
+    memory = learnt_once(name).memory
+    assert memory.backbone_bytes == 4 * WEIGHTS
+    if name in USED:
+        assert memory.used_bytes == 4 * USED[name]
+    else:
+        assert 0 < memory.used_bytes <= 4 * WEIGHTS
+
+
+def test_wsn_counts_each_weight_once_however_many_tasks_use_it():
+    trained = Trained(config("wsn", baselines={"wsn": {"density": 0.25}}, train={"epochs": 1}))
+    model = trained.strategy.model
+    union = [
+        torch.stack([model.mask(task, path) for task in model.tasks]).any(0).sum() for path in model.layers
+    ]
+    one = sum(int(model.mask(0, path).sum()) for path in model.layers)
+    used = trained.strategy.memory().used_bytes
+    assert used == 4 * int(sum(union)) and 4 * one < used < 4 * one * TASKS
+
+
+def test_packnet_counts_what_was_not_given_back():
+    trained = Trained(config("packnet", baselines={"packnet": {"prune": 0.5}}, train={"epochs": 2}))
+    memory = trained.strategy.memory()
+    assert memory.used_bytes == pytest.approx(memory.backbone_bytes * (1 - 0.5**TASKS), rel=0.01)
+
+
 def test_dsn_counts_its_packed_masks_and_what_it_keeps_beside_them():
     memory = learnt_once("dsn").memory
     assert all(own >= HEAD + 3 + 2 for own in memory.bytes_per_task)

@@ -11,13 +11,16 @@ from pydantic import BaseModel, ConfigDict, Field, RootModel, ValidationError
 
 from dsn.errors import InputError
 
+from ..baselines_config import Name
 from ..problems import nearest
 from ..result import Result
 from ..yaml_file import read_yaml
 from .measures import MEASURES, estimate
-from .numbers import MISSING, shown, shown_estimate, signed
+from .numbers import MISSING, PLUS_MINUS, shown, shown_estimate, signed
 from .source import StreamRuns
 from .table import Cell, Column, Table, number, words
+
+NOTHING = "nothing that is stated"
 
 
 class Protocol(BaseModel):
@@ -36,13 +39,19 @@ class Protocol(BaseModel):
 
 
 class Published(BaseModel):
-    """One row of a paper's table; ``acc`` and ``bwt`` in percent and points, as papers print them."""
+    """One row of a paper's table; ``acc`` and ``bwt`` in percent and points, as papers print them.
+
+    spread: of ``acc``, the ± that the paper prints, in points
+    strategy: the name of the same method here
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     method: str = Field(min_length=1)
     acc: float = Field(ge=0, le=100)
     bwt: float | None = Field(default=None, ge=-100, le=100)
+    spread: float | None = Field(default=None, ge=0, le=100)
+    strategy: Name | None = None
     source: str = Field(min_length=1)
     protocol: Protocol
 
@@ -87,7 +96,10 @@ def published_table(stream: StreamRuns, published: list[Published], key: str) ->
         rows.append((a.mean, cells))
     for row in published:
         cells = [words(row.method), words(f"published: {row.source}")]
-        cells += [number(shown(row.acc, "percent"), row.acc)]
+        acc_text = shown(row.acc, "percent")
+        cells += [
+            number(acc_text if row.spread is None else f"{acc_text}{PLUS_MINUS}{row.spread:.2f}", row.acc)
+        ]
         cells += [number(MISSING if row.bwt is None else signed(row.bwt), row.bwt)]
         cells += [words(differences(row.protocol, here)), words(_told(row.protocol))]
         rows.append((row.acc, cells))
@@ -96,7 +108,7 @@ def published_table(stream: StreamRuns, published: list[Published], key: str) ->
     columns += [Column("BWT"), Column("differs from here in", numeric=False, long=True)]
     columns += [Column("protocol", numeric=False, long=True)]
     caption = (
-        "Bold: measured here. Published numbers stand as their papers print them; none was reproduced. "
+        "Bold: measured here. Published numbers stand as their papers print them. "
         "Where protocols differ the numbers are not comparable, only of the same kind."
     )
     return Table(key, caption, columns, [cells for _, cells in rows])
@@ -128,7 +140,7 @@ def differences(paper: Protocol, here: Protocol | None) -> str:
             )
     if paper.note:
         found.append(paper.note)
-    return "; ".join(found) or "nothing that is stated"
+    return "; ".join(found) or NOTHING
 
 
 def _told(protocol: Protocol) -> str:
@@ -150,7 +162,10 @@ def _classes(stream: dict[str, Any]) -> int | None:
 def _backbone(backbone: dict[str, Any]) -> str | None:
     if backbone.get("name") == "mlp":
         return "MLP " + "-".join(map(str, backbone.get("widths", [])))
-    names = {"alexnet": "AlexNet", "small_cnn": "small CNN", "resnet18": "ResNet-18"}
+    if backbone.get("name") == "resnet18" and backbone.get("width", 64) != 64:
+        return f"ResNet-18, width {backbone['width']}"
+    names = {"alexnet": "AlexNet", "lenet": "LeNet", "strided_cnn": "4 conv + 3 fc"}
+    names |= {"small_cnn": "small CNN", "resnet18": "ResNet-18"}
     name = backbone.get("model") or backbone.get("name")
     return names.get(str(name), str(name)) if name else None
 
