@@ -12,6 +12,7 @@ from dsn.errors import InputError
 from dsn.evaluation.metrics import bwt
 
 from .config import Config, dump, load
+from .faults import explained
 from .folder import output_folder
 from .lab_result import Interval
 from .machine import environment, set_up
@@ -84,7 +85,7 @@ def ablation(
     started = time.perf_counter()
     scores: dict[str, list[float]] = {variant: [] for variant in variants}
     counts: dict[str, list[bool]] = {variant: [] for variant in variants}
-    with output_folder(out, f"{name}-ablation") as (folder, target):
+    with output_folder(out, f"{name}-ablation") as (folder, target), explained(config):
         for seed in seeds:
             base = learn_base(config.model_copy(update={"seed": seed}), console)
             for variant, settings in variants.items():

@@ -44,17 +44,35 @@ def read_newest(folder: Path) -> tuple[Tree, str | None]:
     wrong: list[str] = []
     for name in (LATEST, PREVIOUS):
         try:
-            return read_tree(folder / name, format=FORMAT, version=VERSION), wrong[0] if wrong else None
+            tree = read_tree(folder / name, format=FORMAT, version=VERSION)
+            if not _is_whole(tree):
+                raise Damaged(f"{folder / name}: damaged (it has not the fields of a checkpoint)")
+            return tree, wrong[0] if wrong else None
         except Damaged as error:
             if (folder / name).exists():
                 wrong.append(str(error))
     raise InputError("\n".join(f"{line}; remove {folder} to start afresh" for line in wrong))
 
 
+def _is_whole(tree: Tree) -> bool:
+    """Whether a tree has what every checkpoint has."""
+    if not isinstance(tree, dict) or not all(isinstance(tree.get(part), dict) for part in ("owner", "state")):
+        return False
+    return all(name in tree["owner"] for name in ("config", "code", "device"))
+
+
 def read_owner(folder: Path) -> dict[str, Any]:
     """:func:`owner_of` the config that the newest good checkpoint was made with. Raises as it does."""
     tree, _ = read_newest(folder)
     return {name: tree["owner"][name] for name in ("config", "code")}
+
+
+def is_of(folder: Path, config: Config) -> bool:
+    """Whether ``folder`` has a checkpoint that was made with ``config``, of whatever code."""
+    try:
+        return has_checkpoint(folder) and read_owner(folder)["config"] == owner_of(config)["config"]
+    except InputError:
+        return False
 
 
 class Checkpoints:

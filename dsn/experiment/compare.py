@@ -20,6 +20,7 @@ from .compare_summary import failures
 from .compare_table import show_comparison
 from .compare_worker import Job, Outcome, Workers
 from .comparison import FILE, Comparison
+from .folder import check_name
 from .result import read_result
 from .terminal import make_console
 
@@ -119,13 +120,17 @@ def run_missing(board: Board, workers: Workers, console: Console) -> None:
 @contextmanager
 def _taken(out: Path) -> Iterator[None]:
     """Have the comparison's folder for this process alone."""
+    check_name(out)
     if out.exists() and not out.is_dir():
         raise InputError(f"{out}: is a file; --out needs a folder")
+    lock_file = out / LOCK
+    if lock_file.is_symlink() or (lock_file.exists() and lock_file.stat().st_size):
+        raise InputError(f"{lock_file}: is in the way and not from this program; choose another --out")
     if out.is_dir() and any(out.iterdir()) and not any((out / name).exists() for name in (FILE, LOCK)):
         raise InputError(f"{out}: is not empty and holds no comparison; choose another --out")
     try:
         out.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(out / LOCK)
+        lock = FileLock(lock_file)
         lock.acquire(timeout=0)
     except Timeout:
         raise InputError(f"{out}: another comparison is running there; wait for it, or stop it") from None

@@ -9,6 +9,7 @@ from rich.table import Table
 from dsn.replay import Quality, contact_sheet, quality, synthesise
 
 from .build import replay_arguments
+from .faults import explained
 from .files import load_model
 from .folder import output_folder
 from .machine import set_up
@@ -43,7 +44,7 @@ def show_impressions(
     pictured = len(model.input_shape) == 4
     table = Table("task", "impressions", "agreement", "distance", "duplicates", "balance")
     found: dict[int, Quality] = {}
-    with output_folder(out, f"{run.name}-impressions") as (folder, target):
+    with output_folder(out, f"{run.name}-impressions") as (folder, target), explained(config):
         for task in model.committed:
             made = synthesise(model, task, seed=config.seed, **settings)
             found[task] = quality(model, made, task)

@@ -23,7 +23,7 @@ from dsn.storage import Tree, first_difference
 
 from .build import build_strategy, can_transfer, total_epochs
 from .certificate import row_of
-from .checkpoint import Checkpoints, has_checkpoint
+from .checkpoint import Checkpoints, has_checkpoint, is_of
 from .config import Config, EvaluationConfig
 from .course import Course, Keep, Saved
 from .faults import explain
@@ -82,8 +82,10 @@ def run(
     folder_name = f"{name}-seed{config.seed}"
     with held(out, folder_name, resume=resume) as (out, folder), Interrupts() as interrupts:
         if resume and (out / RESULT).is_file():
-            drop(folder)  # if it is there, the run was killed between its last two steps
-            return finished(config, out, console), out
+            result = finished(config, out, console)
+            if is_of(folder, config):  # the run was killed between its last two steps
+                drop(folder)
+            return result, out
         try:
             with output_folder(out, folder_name) as (unfinished, target):
                 device = set_up(config)
@@ -92,10 +94,11 @@ def run(
                 if resume and saved is None:
                     console.print("nothing to resume, the run begins", soft_wrap=True)
                 result = run_from(saved, config, device, checkpoints, console, verbose, unfinished)
+            drop(folder)
         except (KeyboardInterrupt, SystemExit) as error:
             number = error.signal if isinstance(error, Stopped) else signal.SIGINT
-            raise Stopped(number, str(out), has_checkpoint(folder)) from error
-        drop(folder)
+            kept = has_checkpoint(folder) or (out / RESULT).is_file()
+            raise Stopped(number, str(out), kept) from error
     show_result(console, result)
     console.print(f"written to {target}", soft_wrap=True)
     return result, target

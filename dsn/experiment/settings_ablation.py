@@ -16,6 +16,7 @@ from dsn.evaluation.metrics import acc
 
 from .ablation import AS_IT_IS
 from .config import Config, dump, load
+from .faults import explained
 from .folder import output_folder
 from .lab_result import Interval
 from .machine import environment, set_up
@@ -85,7 +86,7 @@ def settings_ablation(
     """
     config, console = variants[AS_IT_IS], console or make_console()
     found: dict[str, list[Measured]] = {variant: [] for variant in variants}
-    with output_folder(out, f"{name}-settings") as (folder, target):
+    with output_folder(out, f"{name}-settings") as (folder, target), explained(config):
         for seed in seeds:
             benchmark = streams.build(config.stream, seed)
             for variant, settings in variants.items():

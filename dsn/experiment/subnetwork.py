@@ -14,6 +14,8 @@ from dsn.masking.layers import evaluating
 from .config import Config
 from .costs import Cost, flops, interleaved, task_parameters
 from .files import MODEL, load_model
+from .folder import check_name, partial_folder, publish, remove_dead
+from .own_files import SUBNETWORK
 from .subnetwork_files import Compute, reader, save_onnx, save_safetensors, save_torchscript
 from .terminal import make_console
 
@@ -42,7 +44,8 @@ def export_subnetwork(
     kind = kind or ENDINGS.get(out.suffix)
     if kind not in FORMATS:
         raise InputError(f"{out}: its ending names no format: give --format {', '.join(FORMATS)}")
-    if out.exists():
+    check_name(out)
+    if os.path.lexists(out):
         raise InputError(f"{out}: is there already and nothing is overwritten; choose another --out")
     if not out.parent.is_dir():
         raise InputError(f"{out.parent}: no such folder for --out; make it first")
@@ -51,16 +54,18 @@ def export_subnetwork(
         torch.set_num_threads(config.threads)
     with evaluating(model):
         net = model.subnetwork(task)
-        partial = out.with_name(f".{out.name}.partial-{os.getpid()}")
-        try:
-            _save(net, partial, kind, config, model)
-            _check(reader(partial, kind), model, task)
-            costs = _costs(model, task, net, (run / MODEL).stat().st_size, partial.stat().st_size)
-            partial.rename(out)
-        except OSError as error:
-            raise InputError(f"{out}: cannot be written: {error.strerror}; choose another --out") from error
-        finally:
-            partial.unlink(missing_ok=True)
+        remove_dead(out.parent)
+        with partial_folder(out) as folder:
+            partial = folder / SUBNETWORK
+            try:
+                _save(net, partial, kind, config, model)
+                _check(reader(partial, kind), model, task)
+                costs = _costs(model, task, net, (run / MODEL).stat().st_size, partial.stat().st_size)
+                publish(partial, out)
+            except OSError as error:
+                raise InputError(
+                    f"{out}: cannot be written: {error.strerror or error}; choose another --out"
+                ) from error
     (console or make_console()).print(f"task {task}: {_said(*costs)}; written to {out}", soft_wrap=True)
     return costs
 

@@ -21,6 +21,7 @@ from dsn.pruning.start import apply_masks
 from dsn.training.loader import read_samples
 
 from .config import Config, dump
+from .faults import explained
 from .folder import output_folder
 from .machine import environment, seed_everything, set_up
 from .problems import nearest
@@ -68,7 +69,7 @@ def topology_lab(
         raise InputError(f"--task {task}: the stream has tasks 0 to {config.stream.tasks - 1}")
     console = console or make_console()
     started, runs = time.perf_counter(), []
-    with output_folder(out, f"{name}-topology") as (folder, target):
+    with output_folder(out, f"{name}-topology") as (folder, target), explained(config):
         for seed in seeds:
             settings = config.model_copy(update={"seed": seed})
             runs += _one_seed(settings, pruners, densities, task, rescale, npb or {}, console)

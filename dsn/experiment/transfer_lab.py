@@ -31,6 +31,7 @@ from dsn.transfer.lab import Features, Samples, accuracy, in_parts, measure
 
 from .build import build_dsn, build_model, can_transfer, replay_arguments
 from .config import Config, dump
+from .faults import explained
 from .folder import output_folder
 from .lab_picture import draw_lab
 from .lab_result import LabResult, Pair, SeedRun, markdown, pairs_csv, summarise
@@ -78,7 +79,7 @@ def lab(
     started = time.perf_counter()
     pairs: list[Pair] = []
     runs: list[SeedRun] = []
-    with output_folder(out, f"{name}-lab") as (folder, target):
+    with output_folder(out, f"{name}-lab") as (folder, target), explained(config):
         for seed in seeds:
             found, whole = _one_seed(config.model_copy(update={"seed": seed}), console)
             pairs += found
