@@ -17,6 +17,7 @@ from dsn.storage import Damaged, Tree, first_difference, pack, read_tree, sync_f
 
 from .compare_key import code_version
 from .config import Config
+from .console import say
 from .interrupts import Interrupts
 
 FORMAT, VERSION = "dsn-run", 1
@@ -134,7 +135,7 @@ class Checkpoints:
         self._refuse_other_owner(tree["owner"])
         if wrong is not None:
             self._latest_is_bad = True
-            self._console.print(f"{wrong}; going on from {PREVIOUS}", soft_wrap=True, markup=False)
+            say(self._console, f"{wrong}; going on from {PREVIOUS}")
         return tree["state"]
 
     def _refuse_other_owner(self, owner: dict[str, Any]) -> None:
@@ -146,10 +147,10 @@ class Checkpoints:
                     "another --out, or remove the folder"
                 )
         if owner["code"] != self._owner["code"]:
-            self._console.print(
+            say(
+                self._console,
                 "the code has changed since the checkpoint: the result may differ from that of a run that "
                 "was never interrupted",
-                soft_wrap=True,
             )
 
     def _due(self) -> bool:
@@ -172,11 +173,10 @@ class Checkpoints:
             self._latest_is_bad = False
         except OSError as error:
             kept = "the last one stays" if self.there else "there is none yet"
-            self._console.print(
+            say(
+                self._console,
                 f"warning: {self.folder}: no checkpoint could be written ({error.strerror or error}); "
                 f"{kept}, the run goes on",
-                soft_wrap=True,
-                markup=False,
             )
 
     def _began_again(self) -> None:

@@ -10,6 +10,7 @@ from .comparison import Comparison, RunEntry, StreamComparison, Tuning, write_co
 from .config import Config
 from .folder import remove_dead
 from .own_files import is_temporary, remove_if_empty
+from .paths import shortened
 from .result import Result, read_result
 
 
@@ -75,7 +76,7 @@ class Board:
             streams.append(
                 StreamComparison(
                     name=stream.name,
-                    config=str(stream.path).replace(str(Path.home()), "~"),
+                    config=shortened(str(stream.path)),
                     stream=next(iter(stream.configs.values())).stream.name,
                     tasks=stream.tasks,
                     runs=runs,

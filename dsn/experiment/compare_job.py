@@ -17,12 +17,12 @@ from .checkpoint import has_checkpoint, owner_of, read_owner
 from .compare_key import write_key
 from .compare_worker import Job
 from .config import Config
+from .console import make_console
 from .machine import set_up
 from .own_files import FIGURES, LOGS, REPORT, RUN, others_in, remove_written
 from .result import RESULT
 from .run import learn, run
 from .run_folder import checkpoint_of, drop
-from .terminal import make_console
 
 NAMES = (*RUN, LOGS, *REPORT, *FIGURES)
 """what a run has in its folder, and a report of it"""

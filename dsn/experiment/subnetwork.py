@@ -12,12 +12,12 @@ from dsn.masking import MaskedModel
 from dsn.masking.layers import evaluating
 
 from .config import Config
+from .console import make_console, say
 from .costs import Cost, flops, interleaved, task_parameters
 from .files import MODEL, load_model
 from .folder import check_name, partial_folder, publish, remove_dead
 from .own_files import SUBNETWORK
 from .subnetwork_files import Compute, reader, save_onnx, save_safetensors, save_torchscript
-from .terminal import make_console
 
 FORMATS = ("safetensors", "torchscript", "onnx")
 ENDINGS = {".safetensors": "safetensors", ".pt": "torchscript", ".onnx": "onnx"}
@@ -66,7 +66,7 @@ def export_subnetwork(
                 raise InputError(
                     f"{out}: cannot be written: {error.strerror or error}; choose another --out"
                 ) from error
-    (console or make_console()).print(f"task {task}: {_said(*costs)}; written to {out}", soft_wrap=True)
+    say(console or make_console(), f"task {task}: {_said(*costs)}; written to {out}")
     return costs
 
 
