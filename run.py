@@ -1,6 +1,10 @@
 """The command line. Heavy imports wait until a command needs them, so that ``--help`` answers at once."""
 
+from __future__ import annotations
+
 import argparse
+import errno
+import os
 import shlex
 import signal
 import sys
@@ -8,35 +12,48 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-FAILED, BAD_INPUT, INTERRUPTED, TERMINATED = 1, 2, 130, 143
+FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
 ROUNDED, CRASHED = 3, 70  # of verify
+OURS = ("dsn", "benchmarks")
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; returns the exit status: 0, 1 when a run of several failed, 2 for bad input, 130 when
-    interrupted."""
+    interrupted, 143 or 129 when ended by SIGTERM or SIGHUP."""
     options = make_parser().parse_args(arguments)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
+    words = ["run.py", *(sys.argv[1:] if arguments is None else arguments)]
     try:
-        from dsn.errors import InputError
+        return _do(options, words)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] in OURS:
+            raise
+        print(
+            f"error: the package {error.name} is missing; install what this needs with pip install -e . in "
+            f"{Path(__file__).resolve().parent}",
+            file=sys.stderr,
+        )
+        return BAD_INPUT
 
-        try:
-            options.do(options, ["run.py", *(sys.argv[1:] if arguments is None else arguments)])
-        except InputError as error:
-            for line in str(error).splitlines():
-                print(f"error: {line}", file=sys.stderr)
-            return BAD_INPUT
+
+def _do(options: argparse.Namespace, words: list[str]) -> int:
+    from dsn.errors import InputError, Stopped
+    from dsn.experiment.interrupts import Ending
+
+    try:
+        with Ending() as ending:
+            options.do(options, words)
+    except InputError as error:
+        for line in str(error).splitlines():
+            print(f"error: {line}", file=sys.stderr)
+        return BAD_INPUT
     except KeyboardInterrupt as interrupt:
-        from dsn.errors import Stopped
-
         stopped = interrupt if isinstance(interrupt, Stopped) else Stopped(signal.SIGINT)
         if stopped.kept:
-            words = ["run.py", *(sys.argv[1:] if arguments is None else arguments)]
             print(f"stopped; go on with: {_to_go_on(words, stopped.out)}", file=sys.stderr)
         else:
             print("interrupted, nothing was written", file=sys.stderr)
         return 128 + stopped.signal
-    return 0
+    return 0 if ending.came is None else 128 + ending.came
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -290,8 +307,10 @@ def run_lab(options: argparse.Namespace, command: list[str]) -> None:
     """``run.py transfer-lab``."""
     from dsn.experiment.config import load
     from dsn.experiment.seeds import parse_seeds
+    from dsn.experiment.unused import say_unused
 
     seeds = parse_seeds(options.seeds)
+    say_unused(options.config, options.overrides, "transfer-lab")
     config = load(options.config, [*options.overrides, *_device(options)])
 
     from dsn.experiment.quiet import importing_avalanche
@@ -325,8 +344,10 @@ def run_subnetwork(options: argparse.Namespace, _command: list[str]) -> None:
 def run_ablation(options: argparse.Namespace, command: list[str]) -> None:
     """``run.py transfer-ablation``."""
     from dsn.experiment.seeds import parse_seeds
+    from dsn.experiment.unused import say_unused
 
     seeds = parse_seeds(options.seeds)
+    say_unused(options.config, options.overrides, "transfer-ablation")
 
     from dsn.experiment.quiet import importing_avalanche
 
@@ -340,8 +361,10 @@ def run_ablation(options: argparse.Namespace, command: list[str]) -> None:
 def run_settings(options: argparse.Namespace, command: list[str]) -> None:
     """``run.py settings-ablation``."""
     from dsn.experiment.seeds import parse_seeds
+    from dsn.experiment.unused import say_unused
 
     seeds = parse_seeds(options.seeds)
+    say_unused(options.config, options.overrides, "settings-ablation")
 
     from dsn.experiment.quiet import importing_avalanche
 
@@ -356,8 +379,10 @@ def run_topology(options: argparse.Namespace, command: list[str]) -> None:
     """``run.py topology``."""
     from dsn.experiment.config import load
     from dsn.experiment.seeds import parse_seeds
+    from dsn.experiment.unused import say_unused
 
     seeds = parse_seeds(options.seeds)
+    say_unused(options.config, options.overrides, "topology")
     config = load(options.config, [*options.overrides, *_device(options)])
 
     from dsn.experiment.quiet import importing_avalanche
@@ -383,9 +408,12 @@ def run_compare(options: argparse.Namespace, command: list[str]) -> None:
     """``run.py compare``; exit status 1 when a run failed."""
     from dsn.errors import InputError
     from dsn.experiment.compare_plan import make_plan
+    from dsn.experiment.unused import say_unused
 
     if options.jobs < 1:
         raise InputError(f"--jobs {options.jobs}: must be 1 or more")
+    for path in options.configs:
+        say_unused(path, options.overrides, "compare")
     plan = make_plan(
         options.configs,
         options.strategies,
@@ -461,12 +489,69 @@ def _to_go_on(command: list[str], out: str) -> str:
 
 def _shown(command: list[str]) -> str:
     """The command as it can be typed again, the home folder as ``~``."""
-    return shlex.join(["python", *command]).replace(str(Path.home()), "~")
+    from dsn.experiment.paths import shortened
+
+    return shortened(shlex.join(["python", *command]))
 
 
 def _device(options: argparse.Namespace) -> list[str]:
     return [] if options.device is None else [f"device={options.device}"]
 
 
+class _Output:
+    """Standard output or error. Where its reader is gone or its disk full, what is said is lost, not the run.
+
+    ``lost``: the first such error.
+    """
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+        self.lost: OSError | None = None
+        stream.reconfigure(errors="backslashreplace")
+
+    def write(self, text: str) -> int:
+        try:
+            self._stream.write(text)
+        except OSError as error:
+            self._lose(error)
+        return len(text)
+
+    def flush(self) -> None:
+        try:
+            self._stream.flush()
+        except OSError as error:
+            self._lose(error)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def _lose(self, error: OSError) -> None:
+        self.lost = self.lost or error
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, self._stream.fileno())
+        os.close(nowhere)
+
+
+def _command_line() -> int:
+    """:func:`main` as a program of its own: whatever its three standard streams are, it does its work."""
+    if sys.hexversion < 0x030A0000:
+        print(f"error: needs Python 3.10 or newer, this is {sys.version.split()[0]}", file=sys.stderr)
+        return BAD_INPUT
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:  # closed: the next file that is opened must not take its place
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115
+    output, errors = sys.stdout, sys.stderr = _Output(sys.stdout), _Output(sys.stderr)
+    try:
+        status: Any = main()
+    except SystemExit as end:
+        status = end.code
+    output.flush()
+    if output.lost is not None and output.lost.errno != errno.EPIPE:
+        print(f"error: standard output: {output.lost.strerror}", file=sys.stderr)
+        status = status or FAILED
+    errors.flush()
+    return int(status or 0)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(_command_line())

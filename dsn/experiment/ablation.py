@@ -12,11 +12,12 @@ from dsn.errors import InputError
 from dsn.evaluation.metrics import bwt
 
 from .config import Config, dump, load
+from .console import make_console, say, show_table
+from .faults import explained
 from .folder import output_folder
 from .lab_result import Interval
 from .machine import environment, set_up
 from .result import Part
-from .terminal import make_console
 from .transfer_lab import known, learn_base, refuse_nothing_to_measure, whole_run
 
 AS_IT_IS = "the config as it is"
@@ -84,7 +85,7 @@ def ablation(
     started = time.perf_counter()
     scores: dict[str, list[float]] = {variant: [] for variant in variants}
     counts: dict[str, list[bool]] = {variant: [] for variant in variants}
-    with output_folder(out, f"{name}-ablation") as (folder, target):
+    with output_folder(out, f"{name}-ablation") as (folder, target), explained(config):
         for seed in seeds:
             base = learn_base(config.model_copy(update={"seed": seed}), console)
             for variant, settings in variants.items():
@@ -92,7 +93,7 @@ def ablation(
                 matrix, outcomes = whole_run(base, settings, settings.transfer.mechanism)
                 scores[variant].append(known(bwt(matrix)))
                 counts[variant] += [outcome.accepted for outcome in outcomes]
-                console.print(f"  seed {seed}, {variant}: BWT {100 * scores[variant][-1]:+.2f}")
+                say(console, f"  seed {seed}, {variant}: BWT {100 * scores[variant][-1]:+.2f}")
         result = AblationResult(
             command=command,
             config=config.model_dump(mode="json"),
@@ -118,8 +119,8 @@ def ablation(
     table = Table(*HEAD)
     for row in rows(result):
         table.add_row(*row)
-    console.print(table)
-    console.print(f"written to {target}", soft_wrap=True)
+    show_table(console, table)
+    say(console, f"written to {target}")
     return result, target
 
 

@@ -17,6 +17,7 @@ from dsn.storage import Damaged, Tree, first_difference, pack, read_tree, sync_f
 
 from .compare_key import code_version
 from .config import Config
+from .console import say
 from .interrupts import Interrupts
 
 FORMAT, VERSION = "dsn-run", 1
@@ -44,17 +45,35 @@ def read_newest(folder: Path) -> tuple[Tree, str | None]:
     wrong: list[str] = []
     for name in (LATEST, PREVIOUS):
         try:
-            return read_tree(folder / name, format=FORMAT, version=VERSION), wrong[0] if wrong else None
+            tree = read_tree(folder / name, format=FORMAT, version=VERSION)
+            if not _is_whole(tree):
+                raise Damaged(f"{folder / name}: damaged (it has not the fields of a checkpoint)")
+            return tree, wrong[0] if wrong else None
         except Damaged as error:
             if (folder / name).exists():
                 wrong.append(str(error))
     raise InputError("\n".join(f"{line}; remove {folder} to start afresh" for line in wrong))
 
 
+def _is_whole(tree: Tree) -> bool:
+    """Whether a tree has what every checkpoint has."""
+    if not isinstance(tree, dict) or not all(isinstance(tree.get(part), dict) for part in ("owner", "state")):
+        return False
+    return all(name in tree["owner"] for name in ("config", "code", "device"))
+
+
 def read_owner(folder: Path) -> dict[str, Any]:
     """:func:`owner_of` the config that the newest good checkpoint was made with. Raises as it does."""
     tree, _ = read_newest(folder)
     return {name: tree["owner"][name] for name in ("config", "code")}
+
+
+def is_of(folder: Path, config: Config) -> bool:
+    """Whether ``folder`` has a checkpoint that was made with ``config``, of whatever code."""
+    try:
+        return has_checkpoint(folder) and read_owner(folder)["config"] == owner_of(config)["config"]
+    except InputError:
+        return False
 
 
 class Checkpoints:
@@ -116,7 +135,7 @@ class Checkpoints:
         self._refuse_other_owner(tree["owner"])
         if wrong is not None:
             self._latest_is_bad = True
-            self._console.print(f"{wrong}; going on from {PREVIOUS}", soft_wrap=True, markup=False)
+            say(self._console, f"{wrong}; going on from {PREVIOUS}")
         return tree["state"]
 
     def _refuse_other_owner(self, owner: dict[str, Any]) -> None:
@@ -128,10 +147,10 @@ class Checkpoints:
                     "another --out, or remove the folder"
                 )
         if owner["code"] != self._owner["code"]:
-            self._console.print(
+            say(
+                self._console,
                 "the code has changed since the checkpoint: the result may differ from that of a run that "
                 "was never interrupted",
-                soft_wrap=True,
             )
 
     def _due(self) -> bool:
@@ -154,11 +173,10 @@ class Checkpoints:
             self._latest_is_bad = False
         except OSError as error:
             kept = "the last one stays" if self.there else "there is none yet"
-            self._console.print(
+            say(
+                self._console,
                 f"warning: {self.folder}: no checkpoint could be written ({error.strerror or error}); "
                 f"{kept}, the run goes on",
-                soft_wrap=True,
-                markup=False,
             )
 
     def _began_again(self) -> None:

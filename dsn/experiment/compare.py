@@ -20,8 +20,9 @@ from .compare_summary import failures
 from .compare_table import show_comparison
 from .compare_worker import Job, Outcome, Workers
 from .comparison import FILE, Comparison
+from .console import make_console, say
+from .folder import check_name
 from .result import read_result
-from .terminal import make_console
 
 LOCK = ".lock"
 
@@ -50,13 +51,13 @@ def compare(plan: Plan, out: Path, *, jobs: int = 1, console: Console | None = N
         except BaseException:
             board.clean()
             there = f"{board.count_done()} of {len(board.jobs)} runs are done and stay"
-            console.print(f"stopped; {there}, the same command goes on from here", soft_wrap=True)
+            say(console, f"stopped; {there}, the same command goes on from here")
             raise
         comparison = board.write()
     show_comparison(console, comparison)
     for line in failures(comparison, out):
-        console.print(line, soft_wrap=True, markup=False)
-    console.print(f"written to {out}", soft_wrap=True)
+        say(console, line)
+    say(console, f"written to {out}")
     return comparison
 
 
@@ -73,7 +74,7 @@ def tune(board: Board, workers: Workers, trials: int, console: Console) -> None:
             file = folder / f"{strategy}.json"
             search = Search(config, file, plan.tune_tasks, trials, list(plan.tune_seeds))
             if said := search.resume():
-                console.print(f"{stream.name}: {said}", soft_wrap=True, markup=False)
+                say(console, f"{stream.name}: {said}")
             searches.setdefault(stream.name, []).append(search)
     every = [search for found in searches.values() for search in found]
     made = sum(len(search.trials) for search in every)
@@ -102,9 +103,9 @@ def run_missing(board: Board, workers: Workers, console: Console) -> None:
         if (stale := board.stale(job)) is not None:
             missing.append(job)
             if stale:
-                console.print(f"{job.name} is run again: {stale}", soft_wrap=True, markup=False)
+                say(console, f"{job.name} is run again: {stale}")
     there = len(board.jobs) - len(missing)
-    console.print(f"{len(board.jobs)} runs, {there} of them there already", soft_wrap=True)
+    say(console, f"{len(board.jobs)} runs, {there} of them there already")
     with CompareProgress(console, "runs", len(board.jobs), there) as progress:
 
         def ended(job: Job, outcome: Outcome) -> list[Job]:
@@ -121,13 +122,17 @@ def run_missing(board: Board, workers: Workers, console: Console) -> None:
 @contextmanager
 def _taken(out: Path) -> Iterator[None]:
     """Have the comparison's folder for this process alone."""
+    check_name(out)
     if out.exists() and not out.is_dir():
         raise InputError(f"{out}: is a file; --out needs a folder")
+    lock_file = out / LOCK
+    if lock_file.is_symlink() or (lock_file.exists() and lock_file.stat().st_size):
+        raise InputError(f"{lock_file}: is in the way and not from this program; choose another --out")
     if out.is_dir() and any(out.iterdir()) and not any((out / name).exists() for name in (FILE, LOCK)):
         raise InputError(f"{out}: is not empty and holds no comparison; choose another --out")
     try:
         out.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(out / LOCK)
+        lock = FileLock(lock_file)
         lock.acquire(timeout=0)
     except Timeout:
         raise InputError(f"{out}: another comparison is running there; wait for it, or stop it") from None

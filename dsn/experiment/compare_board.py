@@ -1,6 +1,5 @@
 """The state of a comparison: what is planned, which of it is there, and ``comparison.json``."""
 
-import shutil
 from pathlib import Path
 
 from .compare_key import changes, code_version, identity, key_of, read_key
@@ -9,9 +8,10 @@ from .compare_summary import corrected, differences_to, measures, over_all, summ
 from .compare_worker import Job, Outcome
 from .comparison import Comparison, RunEntry, StreamComparison, Tuning, write_comparison
 from .config import Config
+from .folder import remove_dead
+from .own_files import is_temporary, remove_if_empty
+from .paths import shortened
 from .result import Result, read_result
-
-PARTIAL = ".*.partial-*"
 
 
 class Board:
@@ -54,12 +54,18 @@ class Board:
 
     def clean(self) -> None:
         """Remove what stopped runs left half made."""
-        places = [PARTIAL, *(f"{stream.name}/*/{PARTIAL}" for stream in self.plan.streams)]
-        for path in [path for place in places for path in self.folder.glob(place)]:
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        places = [(self.folder, "comparison.json")]
+        for stream in self.plan.streams:
+            runs = self.folder / stream.name / "runs"
+            remove_dead(runs)
+            places += [(runs, "*-seed[0-9]*.json"), (runs.with_name("tuning"), "*.json")]
+        for folder, name in places:
+            for path in folder.glob(".*.partial-*"):
+                if is_temporary(path, name) and path.is_file():
+                    path.unlink()
         for job in self.jobs:
-            if job.out is not None and job.out.is_dir() and not any(job.out.iterdir()):
-                job.out.rmdir()
+            if job.out is not None:
+                remove_if_empty(job.out)
 
     def write(self) -> Comparison:
         """``comparison.json`` as things stand."""
@@ -70,7 +76,7 @@ class Board:
             streams.append(
                 StreamComparison(
                     name=stream.name,
-                    config=str(stream.path).replace(str(Path.home()), "~"),
+                    config=shortened(str(stream.path)),
                     stream=next(iter(stream.configs.values())).stream.name,
                     tasks=stream.tasks,
                     runs=runs,

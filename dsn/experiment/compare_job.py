@@ -1,8 +1,6 @@
 """What a worker of a comparison does: a run, or a trial that sees no test data."""
 
 import os
-import shutil
-import time
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -19,10 +17,15 @@ from .checkpoint import has_checkpoint, owner_of, read_owner
 from .compare_key import write_key
 from .compare_worker import Job
 from .config import Config
+from .console import make_console
 from .machine import set_up
+from .own_files import FIGURES, LOGS, REPORT, RUN, others_in, remove_written
+from .result import RESULT
 from .run import learn, run
 from .run_folder import checkpoint_of, drop
-from .terminal import make_console
+
+NAMES = (*RUN, LOGS, *REPORT, *FIGURES)
+"""what a run has in its folder, and a report of it"""
 
 
 def do(job: Job, config: Config, jobs: int) -> float | None:
@@ -32,13 +35,24 @@ def do(job: Job, config: Config, jobs: int) -> float | None:
         return trial(config, job.tune_tasks)
     assert job.out is not None and job.identity is not None
     key = job.out.with_name(f"{job.out.name}.json")
-    if (job.out / "result.json").is_file():
-        key.unlink(missing_ok=True)
-        _remove(job.out)
+    remove_stale(job.out, key)
     drop_unfit(job.out, config)
     run(config, job.out, resume=has_checkpoint(checkpoint_of(job.out)))
     write_key(key, job.identity)
     return None
+
+
+def remove_stale(out: Path, key: Path) -> None:
+    """Remove an old run in the place of ``out``, its result first, so that no half of it is taken for one.
+
+    Raises InputError where others have put files there; all of it stays then.
+    """
+    if others := others_in(out, NAMES):
+        raise InputError(f"{out}: is not empty: {others[0]} is not from the run; move it away")
+    if out.is_dir():
+        key.unlink(missing_ok=True)
+        (out / RESULT).unlink(missing_ok=True)
+        remove_written(out, NAMES)
 
 
 def drop_unfit(out: Path, config: Config) -> None:
@@ -85,13 +99,6 @@ class FirstTasks:
             benchmark.pixel_range,
             benchmark.task_classes[:tasks],
         )
-
-
-def _remove(folder: Path) -> None:
-    """Remove an old run: first out of the way, so that no half of it can be taken for one."""
-    aside = folder.with_name(f".{folder.name}.partial-{time.time_ns()}")
-    folder.rename(aside)
-    shutil.rmtree(aside)
 
 
 @cache

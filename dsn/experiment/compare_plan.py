@@ -1,5 +1,6 @@
 """What a comparison is to run, read and checked before anything is written."""
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +15,9 @@ DEFAULT_REFERENCE = "dsn"
 INDEPENDENT = "independent"
 WITHOUT_ORDER = (INDEPENDENT, "joint")  # these have no forward transfer to measure
 TUNE_TASKS = 2
+TAKEN = ("", "comparison.json", "comparison.csv", "comparison.tex", "report.html", "report.md", "figures")
+"""names in the folder of a comparison"""
+LONGEST_NAME = 200
 
 
 @dataclass(frozen=True)
@@ -80,6 +84,8 @@ def make_plan(
     if chosen not in names:
         raise InputError(f"--reference {chosen}: is not among --strategies{nearest(chosen, names)}")
     stems = [path.stem for path in paths]
+    for path in paths:
+        _refuse_folder(path)
     for stem in stems:
         if stems.count(stem) > 1:
             raise InputError(f"{stem}: two configs of that name; their runs would share one folder")
@@ -107,6 +113,15 @@ def parse_strategies(text: str) -> list[str]:
     if len(set(names)) < len(names):
         raise InputError(f"--strategies {text}: a strategy stands twice")
     return names
+
+
+def _refuse_folder(path: Path) -> None:
+    """Raise InputError where the config's name cannot be that of a folder inside the comparison's."""
+    stem = path.stem
+    if stem in TAKEN or stem.startswith(".") or len(os.fsencode(stem)) > LONGEST_NAME:
+        raise InputError(
+            f"{path}: its runs go into a folder of that name, which cannot be {stem[:80]!r}; rename it"
+        )
 
 
 def _load(path: Path, overrides: list[str], strategy: str, strategies: list[str], seed: int) -> Config:

@@ -6,6 +6,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from .compare_worker import Job
+from .console import say
 
 NOTE_WIDTH = 60
 TAIL_BYTES = 400
@@ -18,7 +19,7 @@ class CompareProgress:
         self.console, self.what = console, what
         self.total, self.done = total, done
         self._bars = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn("{task.fields[note]}", markup=False),
@@ -52,7 +53,7 @@ class CompareProgress:
         """A job has ended; ``line`` says how."""
         self.done += 1
         self._bars.update(self._all, completed=self.done)
-        self._bars.console.print(f"{line}  ({self.done}/{self.total})", soft_wrap=True, markup=False)
+        say(self._bars.console, f"{line}  ({self.done}/{self.total})")
 
 
 def _last_line(log: Path) -> str:

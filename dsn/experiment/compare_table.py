@@ -8,6 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from .comparison import Comparison, Difference, Rank, StreamComparison
+from .console import say, show_table
 from .lab_result import Interval
 
 UNKNOWN = "-"
@@ -54,19 +55,19 @@ def show_comparison(console: Console, comparison: Comparison) -> None:
     """For each stream the strategies, best accuracy first, then their differences to the reference."""
     for stream in comparison.streams:
         seeds = f"seed{'s' if len(comparison.seeds) > 1 else ''} {', '.join(map(str, comparison.seeds))}"
-        console.print(f"\n{stream.name}: {stream.tasks} tasks, {seeds}; accuracies in percent")
+        say(console, f"\n{stream.name}: {stream.tasks} tasks, {seeds}; accuracies in percent")
         if stream.summaries:
-            console.print(measures_table(stream, comparison, narrow=console.width < NARROW))
+            show_table(console, measures_table(stream, comparison, narrow=console.width < NARROW))
         if stream.differences:
-            console.print(
-                f"{stream.name}: ACC minus that of {comparison.reference}, paired by seed, in points"
+            say(
+                console, f"{stream.name}: ACC minus that of {comparison.reference}, paired by seed, in points"
             )
-            console.print(differences_table(stream))
+            show_table(console, differences_table(stream))
     if len(comparison.streams) > 1 and (ranks := comparison.statistics.ranks):
-        console.print(f"mean rank by ACC over {ranks[0].streams} streams")
-        console.print(_ranks_table(ranks))
+        say(console, f"mean rank by ACC over {ranks[0].streams} streams")
+        show_table(console, _ranks_table(ranks))
     for line in notes(comparison):
-        console.print(line, soft_wrap=True, markup=False)
+        say(console, line)
 
 
 def measures_table(stream: StreamComparison, comparison: Comparison, *, narrow: bool = False) -> Table:

@@ -20,6 +20,8 @@ from typing import Any
 
 from dsn.errors import InputError, Stopped
 
+from .interrupts import signals_held
+
 STOP_SECONDS = 5.0
 TICK_SECONDS = 0.5
 
@@ -137,7 +139,7 @@ class Workers:
         if len(self._workers) < self.jobs:
             # a signal amid this would leave a child without what it waits for, or one that nobody stops; the
             # child inherits it: Ctrl-C is for the parent alone
-            with _signals_held():
+            with signals_held():
                 self._workers.append(Worker(self.jobs))
             return self._workers[-1]
         return None
@@ -204,30 +206,3 @@ def _end_with_parent() -> None:
     if parent is not None:
         connection.wait([parent.sentinel])
         os._exit(1)
-
-
-class _signals_held:
-    """Hold SIGINT and SIGTERM back inside the block: the first of them arrives at its end.
-
-    By handlers of its own, since a mask would leave them to other threads; the mask is for children that are
-    started in the block: they never see SIGINT. Outside the main thread, which alone gets signals, nothing.
-    """
-
-    def __enter__(self) -> None:
-        self.came: list[int] = []
-        self.before: dict[int, Any] = {}
-        if threading.current_thread() is not threading.main_thread():
-            return
-        for number in (signal.SIGINT, signal.SIGTERM):
-            if signal.getsignal(number) is not None:
-                self.before[number] = signal.signal(number, lambda number, _frame: self.came.append(number))
-        if hasattr(signal, "pthread_sigmask"):
-            self.mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-
-    def __exit__(self, *_exception: object) -> None:
-        for number, handler in self.before.items():
-            signal.signal(number, handler)
-        if self.before and hasattr(signal, "pthread_sigmask"):
-            signal.pthread_sigmask(signal.SIG_SETMASK, self.mask)
-        if self.came:
-            signal.raise_signal(self.came[0])

@@ -9,10 +9,11 @@ from rich.table import Table
 from dsn.replay import Quality, contact_sheet, quality, synthesise
 
 from .build import replay_arguments
+from .console import make_console, say, show_table
+from .faults import explained
 from .files import load_model
 from .folder import output_folder
 from .machine import set_up
-from .terminal import make_console
 
 
 def show_impressions(
@@ -43,7 +44,7 @@ def show_impressions(
     pictured = len(model.input_shape) == 4
     table = Table("task", "impressions", "agreement", "distance", "duplicates", "balance")
     found: dict[int, Quality] = {}
-    with output_folder(out, f"{run.name}-impressions") as (folder, target):
+    with output_folder(out, f"{run.name}-impressions") as (folder, target), explained(config):
         for task in model.committed:
             made = synthesise(model, task, seed=config.seed, **settings)
             found[task] = quality(model, made, task)
@@ -54,8 +55,6 @@ def show_impressions(
         lines = [",".join(["task", *Quality.__dataclass_fields__])]
         lines += [",".join(map(str, [task, *asdict(q).values()])) for task, q in found.items()]
         (folder / "quality.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    console.print(table)
-    console.print(
-        f"written to {target}" + ("" if pictured else "; the inputs are vectors: no contact sheets")
-    )
+    show_table(console, table)
+    say(console, f"written to {target}" + ("" if pictured else "; the inputs are vectors: no contact sheets"))
     return found

@@ -7,6 +7,8 @@ from typing import Annotated, Any, Union, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from .yaml_file import shown
+
 Location = tuple[int | str, ...]
 
 
@@ -41,7 +43,11 @@ def nearest(word: str, known: list[str]) -> str:
 
 def _explain(details: ErrorDetails, path: list[str], block: Any, here: Any) -> tuple[str, str, str]:
     """(key, what is wrong, the value given or nothing)."""
-    key, value, context = ".".join(path) or "the file", f", got {details['input']!r}", details.get("ctx", {})
+    key, value, context = (
+        ".".join(path) or "the file",
+        f", got {shown(details['input'])}",
+        details.get("ctx", {}),
+    )
     match details["type"]:
         case "extra_forbidden":
             return key, f"unknown key{_nearest_key(path[-1], block)}", ""

@@ -23,8 +23,9 @@ from dsn.storage import Tree, first_difference
 
 from .build import build_strategy, can_transfer, total_epochs
 from .certificate import row_of
-from .checkpoint import Checkpoints, has_checkpoint
+from .checkpoint import Checkpoints, has_checkpoint, is_of
 from .config import Config, EvaluationConfig
+from .console import make_console, say
 from .course import Course, Keep, Saved
 from .faults import explain
 from .files import task_uses, write
@@ -45,7 +46,7 @@ from .result import (
 )
 from .run_folder import drop, held
 from .stopwatch import Stopwatch
-from .terminal import TaskProgress, make_console, show_result, show_transfers
+from .terminal import TaskProgress, show_result, show_transfers
 from .topology_lines import TopologyLines
 
 TENSORBOARD = "tensorboard"
@@ -82,22 +83,25 @@ def run(
     folder_name = f"{name}-seed{config.seed}"
     with held(out, folder_name, resume=resume) as (out, folder), Interrupts() as interrupts:
         if resume and (out / RESULT).is_file():
-            drop(folder)  # if it is there, the run was killed between its last two steps
-            return finished(config, out, console), out
+            result = finished(config, out, console)
+            if is_of(folder, config):  # the run was killed between its last two steps
+                drop(folder)
+            return result, out
         try:
             with output_folder(out, folder_name) as (unfinished, target):
                 device = set_up(config)
                 checkpoints = Checkpoints(folder, config, str(device), interrupts, console)
                 saved = checkpoints.load() if resume else None
                 if resume and saved is None:
-                    console.print("nothing to resume, the run begins", soft_wrap=True)
+                    say(console, "nothing to resume, the run begins")
                 result = run_from(saved, config, device, checkpoints, console, verbose, unfinished)
+            drop(folder)
         except (KeyboardInterrupt, SystemExit) as error:
             number = error.signal if isinstance(error, Stopped) else signal.SIGINT
-            raise Stopped(number, str(out), has_checkpoint(folder)) from error
-        drop(folder)
+            kept = has_checkpoint(folder) or (out / RESULT).is_file()
+            raise Stopped(number, str(out), kept) from error
     show_result(console, result)
-    console.print(f"written to {target}", soft_wrap=True)
+    say(console, f"written to {target}")
     return result, target
 
 
@@ -108,7 +112,7 @@ def finished(config: Config, out: Path, console: Console) -> Result:
     old.pop("checkpoint", None), new.pop("checkpoint")
     if (found := first_difference(old, new)) is not None:
         raise InputError(f"{out}: another run is finished there: {found}; choose another --out")
-    console.print(f"the run in {out} is finished, nothing is left to do", soft_wrap=True)
+    say(console, f"the run in {out} is finished, nothing is left to do")
     return result
 
 
@@ -126,7 +130,7 @@ def run_from(
     watch = Stopwatch(saved["seconds"])
     logs = checkpoints.folder / TENSORBOARD if config.tensorboard else None  # they outlive an interruption
     benchmark = streams.build(config.stream, config.seed)
-    console.print(f"{config.stream.name}, {config.strategy} on {device}")
+    say(console, f"{config.stream.name}, {config.strategy} on {device}")
 
     def keep(part: str, learnt: Tree) -> Keep:
         def at_rest(before: str, make: Callable[[], Tree]) -> None:
@@ -143,7 +147,7 @@ def run_from(
             learnt, learnt_at = learnt_of(saved["learnt"], config, sample_shape(benchmark), device)
         independent = None
         if config.evaluation.independent:
-            console.print("independent networks, one a task, for comparison")
+            say(console, "independent networks, one a task, for comparison")
             course = Saved(keep("references", tree_of(learnt, learnt_at)), saved["references"])
             independent = train_independent(config, benchmark, device, console, verbose, course)
         ended = watch()
@@ -194,10 +198,10 @@ def learn(
     metrics = TransferMetrics(benchmark.test_stream.name)
     wanted = config.transfer.tasks or config.transfer.forward
     if config.strategy == "dsn" and wanted and not can_transfer(config):
-        console.print(
+        say(
+            console,
             "transfer is off: there are no validation data to judge it by; set stream.validation, e.g. 0.1, "
             "or transfer.tasks=0 and transfer.forward=0",
-            soft_wrap=True,
         )
     tasks, at_once = len(benchmark.train_stream), config.strategy == "joint"
     with make_progress(config, benchmark, console, verbose=verbose, evaluated=not at_once) as progress:
@@ -216,7 +220,7 @@ def learn(
         model = strategy.model if isinstance(strategy.model, MaskedModel) else None
         course = Course(strategy, metrics, progress, saved)
         if saved is not None and saved.state is not None:
-            console.print(f"going on {course}", soft_wrap=True)
+            say(console, f"going on {course}")
         elif config.evaluation.random:
             strategy.eval(benchmark.test_stream)
         ahead = 1 if config.evaluation.random else 0  # forward transfer looks at the next task too

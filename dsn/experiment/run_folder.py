@@ -1,9 +1,7 @@
 """The two folders of a run: its own, complete or empty, and beside it its checkpoints."""
 
 import contextlib
-import glob
 import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,11 +10,14 @@ from filelock import FileLock, Timeout
 
 from dsn.errors import InputError
 
-from .checkpoint import has_checkpoint
-from .folder import make_folder, remove_if_empty
+from .checkpoint import LATEST, NEXT, PREVIOUS, has_checkpoint
+from .folder import check_name, make_folder, numbered, read_owner, refuse_used, remove_dead
+from .own_files import LOGS, others_in, remove_if_empty, remove_written
 
 SUFFIX = ".checkpoint"
 LOCK, OWNER = "lock", "owner"
+NAMES = (LATEST, PREVIOUS, NEXT, LOCK, OWNER, LOGS)
+"""what a run writes into its folder of checkpoints"""
 
 
 def checkpoint_of(out: Path) -> Path:
@@ -31,17 +32,21 @@ def held(
     """Yield (out, checkpoint); the latter is there, for this process alone, and gone afterwards if empty.
 
     Without ``out``: with ``resume`` the last of ``parent/name``, ``parent/name-2``, ... that was interrupted;
-    else, or where there is none, the first that is not there yet.
+    else, or where there is none, the first that is not there yet. Files of others in the checkpoint's folder
+    stay, and so does the folder then.
 
     Raises:
         InputError: it cannot be made, another process has it, or, without ``resume``, it holds a run that was
             interrupted.
     """
     made: list[Path] = []
+    check_name(out or parent / name)
+    remove_dead((out or parent / name).parent)
     if out is None:
         out = _interrupted(parent / name) if resume else None
         out = _make_fresh(parent / name, made) if out is None else out
     folder = checkpoint_of(out)
+    theirs = folder.is_dir() and folder not in made and not _is_own(folder)
     if not folder.is_dir():
         _make(folder, out, made)
     try:
@@ -51,23 +56,24 @@ def held(
                     f"{out}: a run was interrupted there; go on with --resume, choose another --out, or "
                     f"remove {folder}"
                 )
-            for stale in out.parent.glob(f".{glob.escape(out.name)}.partial-*"):
-                shutil.rmtree(stale, ignore_errors=True)  # of a run that was killed
             yield out, folder
     finally:
         _remove_unless_kept(folder)
+        if theirs:
+            with contextlib.suppress(OSError):
+                folder.mkdir(exist_ok=True)
         for parent_made in reversed(made):
             remove_if_empty(parent_made)
 
 
 def drop(checkpoint: Path) -> None:
-    """Remove a checkpoint folder: its run is finished, or not wanted any more."""
-    shutil.rmtree(checkpoint, ignore_errors=True)
+    """Remove a checkpoint: its run is finished, or not wanted any more."""
+    remove_written(checkpoint, NAMES)
 
 
 def _interrupted(path: Path) -> Path | None:
     found, number = None, 1
-    while (candidate := _numbered(path, number)).exists() or checkpoint_of(candidate).exists():
+    while (candidate := numbered(path, number)).exists() or checkpoint_of(candidate).exists():
         if has_checkpoint(checkpoint_of(candidate)):
             found = candidate
         number += 1
@@ -77,32 +83,38 @@ def _interrupted(path: Path) -> Path | None:
 def _make_fresh(path: Path, made: list[Path]) -> Path:
     number = 1
     while True:
-        candidate = _numbered(path, number)
-        if not candidate.exists() and not checkpoint_of(candidate).exists():
+        candidate = numbered(path, number)
+        folder = checkpoint_of(candidate)
+        if _is_abandoned(folder):
+            drop(folder)
+        if not candidate.exists() and not folder.exists():
             with contextlib.suppress(FileExistsError):  # taken by a run beside this one
-                _make(checkpoint_of(candidate), candidate, made)
+                make_folder(folder, made)
                 return candidate
         number += 1
 
 
-def _numbered(path: Path, number: int) -> Path:
-    return path if number == 1 else path.with_name(f"{path.name}-{number}")
-
-
 def _make(folder: Path, out: Path, made: list[Path]) -> None:
     if out.is_file():
-        raise InputError(f"{out}: is a file; --out needs a folder that is new or empty")
-    make_folder(folder, made)
+        refuse_used(out)
+    try:
+        make_folder(folder, made)
+    except FileExistsError as error:
+        if not folder.is_dir():  # otherwise a run beside this one was faster
+            raise InputError(
+                f"{folder}: is a file, but checkpoints go there; choose another --out"
+            ) from error
 
 
 @contextmanager
 def _locked(folder: Path, out: Path) -> Iterator[None]:
     lock = FileLock(folder / LOCK)
     try:
+        _refuse_foreign(folder)
         lock.acquire(timeout=0)
         (folder / OWNER).write_text(f"{os.getpid()}\n", encoding="utf-8")
     except Timeout:
-        owner = _read(folder / OWNER)
+        owner = read_owner(folder / OWNER)
         raise InputError(
             f"{out}: process {owner} is running there; wait for it, stop it, or choose another --out"
         ) from None
@@ -115,20 +127,40 @@ def _locked(folder: Path, out: Path) -> Iterator[None]:
         lock.release()
 
 
-def _read(path: Path) -> str:
+def _refuse_foreign(folder: Path) -> None:
+    """Raise InputError where a file of somebody else has the name of the lock or of its owner."""
+    lock, owner = folder / LOCK, folder / OWNER
+    own = {
+        lock: not lock.exists() or (lock.is_file() and lock.stat().st_size == 0),
+        owner: not owner.exists() or (owner.is_file() and owner.read_bytes().strip().isdigit()),
+    }
+    for path, known in own.items():
+        if path.is_symlink() or not known:
+            raise InputError(f"{path}: is in the way and not from this program; choose another --out")
+
+
+def _is_own(folder: Path) -> bool:
+    """Whether a run made the folder, as far as can be seen."""
+    return has_checkpoint(folder) or (folder / LOCK).exists()
+
+
+def _is_abandoned(folder: Path) -> bool:
+    """Whether it holds nothing but the lock of a process that was killed."""
+    if not (folder / LOCK).is_file() or has_checkpoint(folder) or others_in(folder, NAMES):
+        return False
+    return _is_free(folder)
+
+
+def _is_free(folder: Path) -> bool:
     try:
-        return path.read_text(encoding="utf-8").strip() or "unknown"
-    except (OSError, UnicodeDecodeError):
-        return "unknown"
+        _refuse_foreign(folder)
+        with FileLock(folder / LOCK, timeout=0):
+            return True
+    except (Timeout, OSError, InputError):
+        return False
 
 
 def _remove_unless_kept(folder: Path) -> None:
     """Remove the folder but where it has a checkpoint, or another process has taken it meanwhile."""
-    if has_checkpoint(folder) or not folder.is_dir():
-        return
-    try:
-        with FileLock(folder / LOCK, timeout=0):
-            pass
-    except (Timeout, OSError):
-        return
-    drop(folder)
+    if not has_checkpoint(folder) and folder.is_dir() and _is_free(folder):
+        drop(folder)

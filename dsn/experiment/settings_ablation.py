@@ -16,12 +16,13 @@ from dsn.evaluation.metrics import acc
 
 from .ablation import AS_IT_IS
 from .config import Config, dump, load
+from .console import make_console, say, show_table
+from .faults import explained
 from .folder import output_folder
 from .lab_result import Interval
 from .machine import environment, set_up
 from .result import Part, write_whole
 from .run import Learnt, learn
-from .terminal import make_console
 
 HEAD = ("variant", "ACC, %", "95% interval", "difference", "95% interval", "free neurons", "seconds a run")
 
@@ -85,7 +86,7 @@ def settings_ablation(
     """
     config, console = variants[AS_IT_IS], console or make_console()
     found: dict[str, list[Measured]] = {variant: [] for variant in variants}
-    with output_folder(out, f"{name}-settings") as (folder, target):
+    with output_folder(out, f"{name}-settings") as (folder, target), explained(config):
         for seed in seeds:
             benchmark = streams.build(config.stream, seed)
             for variant, settings in variants.items():
@@ -94,7 +95,7 @@ def settings_ablation(
                 quiet = Console(quiet=True)
                 learnt = learn(settings, benchmark, set_up(settings), quiet, verbose=False)
                 found[variant].append((acc(learnt.matrix), _free(learnt), time.perf_counter() - started))
-                console.print(f"seed {seed}, {variant}: ACC {found[variant][-1][0]:.2%}", soft_wrap=True)
+                say(console, f"seed {seed}, {variant}: ACC {found[variant][-1][0]:.2%}")
         result = SettingsResult(
             command=command,
             config=config.model_dump(mode="json"),
@@ -109,8 +110,8 @@ def settings_ablation(
     shown = Table(*HEAD)
     for row in rows(result):
         shown.add_row(*row)
-    console.print(shown)
-    console.print(f"written to {target}", soft_wrap=True)
+    show_table(console, shown)
+    say(console, f"written to {target}")
     return result, target
 
 

@@ -12,10 +12,12 @@ from dsn.masking import MaskedModel
 from dsn.masking.layers import evaluating
 
 from .config import Config
+from .console import make_console, say
 from .costs import Cost, flops, interleaved, task_parameters
 from .files import MODEL, load_model, threads
+from .folder import check_name, partial_folder, publish, remove_dead
+from .own_files import SUBNETWORK
 from .subnetwork_files import Compute, reader, save_onnx, save_safetensors, save_torchscript
-from .terminal import make_console
 
 FORMATS = ("safetensors", "torchscript", "onnx")
 ENDINGS = {".safetensors": "safetensors", ".pt": "torchscript", ".onnx": "onnx"}
@@ -42,24 +44,27 @@ def export_subnetwork(
     kind = kind or ENDINGS.get(out.suffix)
     if kind not in FORMATS:
         raise InputError(f"{out}: its ending names no format: give --format {', '.join(FORMATS)}")
-    if out.exists():
+    check_name(out)
+    if os.path.lexists(out):
         raise InputError(f"{out}: is there already and nothing is overwritten; choose another --out")
     if not out.parent.is_dir():
         raise InputError(f"{out.parent}: no such folder for --out; make it first")
     model, config, _ = load_model(run)
     with threads(config.threads), evaluating(model):
         net = model.subnetwork(task)
-        partial = out.with_name(f".{out.name}.partial-{os.getpid()}")
-        try:
-            _save(net, partial, kind, config, model)
-            _check(reader(partial, kind), model, task)
-            costs = _costs(model, task, net, (run / MODEL).stat().st_size, partial.stat().st_size)
-            partial.rename(out)
-        except OSError as error:
-            raise InputError(f"{out}: cannot be written: {error.strerror}; choose another --out") from error
-        finally:
-            partial.unlink(missing_ok=True)
-    (console or make_console()).print(f"task {task}: {_said(*costs)}; written to {out}", soft_wrap=True)
+        remove_dead(out.parent)
+        with partial_folder(out) as folder:
+            partial = folder / SUBNETWORK
+            try:
+                _save(net, partial, kind, config, model)
+                _check(reader(partial, kind), model, task)
+                costs = _costs(model, task, net, (run / MODEL).stat().st_size, partial.stat().st_size)
+                publish(partial, out)
+            except OSError as error:
+                raise InputError(
+                    f"{out}: cannot be written: {error.strerror or error}; choose another --out"
+                ) from error
+    say(console or make_console(), f"task {task}: {_said(*costs)}; written to {out}")
     return costs
 
 

@@ -6,6 +6,7 @@ weights and, in its metadata, the run's config and what stands at each layer's p
 """
 
 import inspect
+import io
 import json
 import logging
 import warnings
@@ -164,7 +165,9 @@ def save_torchscript(net: nn.Module, path: Path, shape: torch.Size) -> None:
     """Write the computation, for any batch size, as ``torch.jit.load`` takes it."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # newer torch deprecates TorchScript, and still reads and writes it
-        torch.jit.save(torch.jit.trace(net, torch.zeros(2, *shape)), path)
+        content = io.BytesIO()  # torch's own writer of files aborts the process where the disk is full
+        torch.jit.save(torch.jit.trace(net, torch.zeros(2, *shape)), content)
+    path.write_bytes(content.getvalue())
 
 
 def save_onnx(net: nn.Module, path: Path, shape: torch.Size) -> None:

@@ -12,16 +12,9 @@ from torch import Tensor
 
 from dsn.transfer import ForwardOutcome, TransferOutcome
 
+from .console import say, show_table
 from .lab_result import LabResult, rows, sentences
 from .result import Result
-
-PLAIN_WIDTH = 200
-
-
-def make_console() -> Console:
-    """Standard output; wide enough for 20 tasks where it is no terminal."""
-    console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=PLAIN_WIDTH, color_system=None)
 
 
 class TaskProgress:
@@ -115,7 +108,7 @@ class TaskProgress:
         return f"task {self._task} ({self._task + 1}/{self.tasks})"
 
     def _say(self, line: str) -> None:
-        self._bars.console.print(line, soft_wrap=True)
+        say(self._bars.console, line)
 
 
 def show_transfers(
@@ -123,16 +116,16 @@ def show_transfers(
 ) -> None:
     """A line for what the task just learnt reads, and one for each attempt to give."""
     for read in forward:
-        console.print(f"  {'+' if read.weight else '-'} {read}", soft_wrap=True, markup=False)
+        say(console, f"  {'+' if read.weight else '-'} {read}")
     for outcome in backward:
-        console.print(f"  {'+' if outcome.accepted else '-'} {outcome}", soft_wrap=True, markup=False)
+        say(console, f"  {'+' if outcome.accepted else '-'} {outcome}")
 
 
 def show_result(console: Console, result: Result) -> None:
     """The accuracy matrix in percent and the metrics in points."""
     console.print()
-    console.print(_matrix_table(result, console))
-    console.print(_metrics_table(result))
+    show_table(console, _matrix_table(result, console))
+    show_table(console, _metrics_table(result))
 
 
 def show_lab(console: Console, result: LabResult) -> None:
@@ -146,9 +139,9 @@ def show_lab(console: Console, result: LabResult) -> None:
     for row in rows(result):
         table.add_row(*row)
     console.print()
-    console.print(table)
+    show_table(console, table)
     for sentence in sentences(result):
-        console.print(sentence)
+        say(console, sentence)
 
 
 def _matrix_table(result: Result, console: Console) -> Table:

@@ -21,11 +21,12 @@ from dsn.pruning.start import apply_masks
 from dsn.training.loader import read_samples
 
 from .config import Config, dump
+from .console import make_console, say, show_table
+from .faults import explained
 from .folder import output_folder
 from .machine import environment, seed_everything, set_up
 from .problems import nearest
 from .result import write_whole
-from .terminal import make_console
 from .topology_picture import draw_topology
 from .topology_result import DENSE, HEAD, PrunedRun, TopologyResult, markdown, sentences, summarise, table
 from .topology_train import accuracy_of, make_network, refuse_untrainable, train_pruned
@@ -68,7 +69,7 @@ def topology_lab(
         raise InputError(f"--task {task}: the stream has tasks 0 to {config.stream.tasks - 1}")
     console = console or make_console()
     started, runs = time.perf_counter(), []
-    with output_folder(out, f"{name}-topology") as (folder, target):
+    with output_folder(out, f"{name}-topology") as (folder, target), explained(config):
         for seed in seeds:
             settings = config.model_copy(update={"seed": seed})
             runs += _one_seed(settings, pruners, densities, task, rescale, npb or {}, console)
@@ -94,7 +95,7 @@ def topology_lab(
         write_whole(folder / "config.yaml", dump(config))
         draw_topology(result, folder / "topology.png")
     _show(console, result)
-    console.print(f"written to {target}", soft_wrap=True)
+    say(console, f"written to {target}")
     return result, target
 
 
@@ -161,11 +162,10 @@ def _one_seed(
             seconds=seconds,
         )
         lost = f"  collapsed: {', '.join(run.collapsed)}" if run.collapsed else ""
-        console.print(
+        say(
+            console,
             f"seed {config.seed}  {density:.2%}  {pruner}: accuracy {run.accuracy:.2%}, "
             f"{run.effective_nodes} nodes  {seconds:.1f} s{lost}",
-            soft_wrap=True,
-            markup=False,
         )
         return run
 
@@ -201,6 +201,6 @@ def _show(console: Console, result: TopologyResult) -> None:
     for row in table(result):
         shown.add_row(*row)
     console.print()
-    console.print(shown)
+    show_table(console, shown)
     for sentence in sentences(result):
-        console.print(sentence, soft_wrap=True)
+        say(console, sentence)

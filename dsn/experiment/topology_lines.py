@@ -8,6 +8,8 @@ from dsn.errors import InputError
 from dsn.evaluation.topology_tasks import TaskTopology, task_topology
 from dsn.masking import MaskedModel
 
+from .console import say
+
 
 class TopologyLines:
     """Call it after each task; it does nothing for a ``model`` without masks over neurons."""
@@ -32,7 +34,7 @@ class TopologyLines:
             self._say(f"warning: task {task}: {line}")
 
     def _say(self, line: str) -> None:
-        self.console.print(line, soft_wrap=True, markup=False)
+        say(self.console, line)
 
 
 def described(topology: TaskTopology) -> str:

@@ -31,13 +31,15 @@ from dsn.transfer.lab import Features, Samples, accuracy, in_parts, measure
 
 from .build import build_dsn, build_model, can_transfer, replay_arguments
 from .config import Config, dump
+from .console import make_console, say
+from .faults import explained
 from .folder import output_folder
 from .lab_picture import draw_lab
 from .lab_result import LabResult, Pair, SeedRun, markdown, pairs_csv, summarise
 from .machine import environment, seed_everything, set_up
 from .result import Transfer, matrix_as_lists
 from .run import make_progress, sample_shape, validation
-from .terminal import make_console, show_lab
+from .terminal import show_lab
 
 OWN_FEATURES = "own_features"
 RANDOM_NETWORK = 2**31  # added to the seed, so that the untrained network is not the one that was trained
@@ -78,7 +80,7 @@ def lab(
     started = time.perf_counter()
     pairs: list[Pair] = []
     runs: list[SeedRun] = []
-    with output_folder(out, f"{name}-lab") as (folder, target):
+    with output_folder(out, f"{name}-lab") as (folder, target), explained(config):
         for seed in seeds:
             found, whole = _one_seed(config.model_copy(update={"seed": seed}), console)
             pairs += found
@@ -93,7 +95,7 @@ def lab(
         )
         write_lab(result, config, folder)
     show_lab(console, result)
-    console.print(f"written to {target}", soft_wrap=True)
+    say(console, f"written to {target}")
     return result, target
 
 
@@ -124,7 +126,7 @@ def refuse_nothing_to_measure(config: Config, seeds: list[int]) -> None:
 def _one_seed(config: Config, console: Console) -> tuple[list[Pair], SeedRun]:
     """The pairs and the whole runs of ``config.seed``."""
     started = time.perf_counter()
-    console.print(f"seed {config.seed}: {config.stream.name}, without transfer")
+    say(console, f"seed {config.seed}: {config.stream.name}, without transfer")
     base = learn_base(config, console)
     pairs = try_pairs(base, config, lambda pair: _tell(console, pair))
     matrix, outcomes = whole_run(base, config, config.transfer.mechanism)
@@ -141,10 +143,10 @@ def _one_seed(config: Config, console: Console) -> tuple[list[Pair], SeedRun]:
         seconds=time.perf_counter() - started,
     )
     accepted = sum(outcome.accepted for outcome in outcomes)
-    console.print(
+    say(
+        console,
         f"seed {config.seed}: {accepted} of {len(outcomes)} transfers accepted, BWT {100 * run.bwt:+.2f} "
         f"points (own features alone {100 * run.bwt_own:+.2f})  {run.seconds:.0f} s",
-        soft_wrap=True,
     )
     return pairs, run
 
@@ -271,7 +273,7 @@ def _tell(console: Console, pair: Pair) -> None:
     gains = {"transfer": pair.transfer, "own": pair.own_features, "random": pair.random_features}
     told = ", ".join(f"{name} {100 * gain:+.2f}" for name, gain in (gains | {"oracle": pair.oracle}).items())
     verdict = "accepted" if pair.accepted else "refused"
-    console.print(f"  task {pair.task} from {pair.source}: {told}; {verdict}: {pair.reason}", soft_wrap=True)
+    say(console, f"  task {pair.task} from {pair.source}: {told}; {verdict}: {pair.reason}")
 
 
 def known(value: float | None) -> float:

@@ -22,7 +22,7 @@ from rich.console import Console
 from dsn import backbones, mask_neurons, storage
 from dsn.errors import InputError
 from dsn.experiment import compare_job, files
-from dsn.experiment.checkpoint import FORMAT, LATEST, PREVIOUS, VERSION, Checkpoints
+from dsn.experiment.checkpoint import FORMAT, LATEST, PREVIOUS, VERSION, Checkpoints, owner_of
 from dsn.experiment.config import Config
 from dsn.experiment.interrupts import Interrupts
 from dsn.experiment.run import run
@@ -233,7 +233,8 @@ def test_resuming_what_is_finished_or_never_begun(tmp_path, reference):
     for killed_after_its_last_step in (True, False):
         if killed_after_its_last_step:
             checkpoint_of(reference).mkdir()
-            write_tree(checkpoint_of(reference) / LATEST, {}, format=FORMAT, version=VERSION)
+            tree = {"owner": {**owner_of(config), "device": "cpu"}, "state": {}}
+            write_tree(checkpoint_of(reference) / LATEST, tree, format=FORMAT, version=VERSION)
         assert "is finished, nothing is left to do" in said_by(config, reference, resume=True)
     assert (reference / "result.json").read_bytes() == before and not checkpoint_of(reference).exists()
     with pytest.raises(InputError, match="another run is finished there: seed was 0, is 4"):

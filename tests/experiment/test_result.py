@@ -130,10 +130,10 @@ def test_pictures_are_drawn_for_few_and_many_tasks(tmp_path, tasks, layers):
 
 def test_the_folder_appears_whole(tmp_path):
     with output_folder(tmp_path / "a" / "out", "name") as (partial, target):
-        (partial / "file").write_text("x")
+        (partial / "result.json").write_text("x")
         assert not list(target.iterdir())
     assert target == tmp_path / "a" / "out"
-    assert [path.name for path in target.iterdir()] == ["file"]
+    assert [path.name for path in target.iterdir()] == ["result.json"]
     assert [path.name for path in target.parent.iterdir()] == ["out"]
 
 
@@ -142,7 +142,7 @@ def test_the_folder_appears_whole(tmp_path):
 def test_a_failure_leaves_nothing_behind(tmp_path, error, out):
     path = None if out is None else tmp_path / out
     with pytest.raises(error), output_folder(path, "name", tmp_path / "results") as (partial, _):
-        (partial / "file").write_text("x")
+        (partial / "result.json").write_text("x")
         raise error("stop")
     assert list(tmp_path.iterdir()) == []
 

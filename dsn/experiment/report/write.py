@@ -3,12 +3,12 @@
 import csv
 import io
 import os
-import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
 from dsn.errors import InputError
 
+from ..folder import LOCK, OWNER, partial_folder
 from .figure import Figure
 from .impressions import Pictures
 from .markdown import markdown
@@ -41,8 +41,7 @@ def report(
     target = out or folder
     try:
         target.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=target, prefix=".report-") as made:
-            partial = Path(made)
+        with partial_folder(target / "report") as partial:
             reports = stream_reports(source, known, impressions)
             _write_figures(reports, partial)
             _write(partial / "comparison.csv", _csv(reports))
@@ -51,7 +50,9 @@ def report(
             _write(partial / "report.html", page(source, reports))
             _move(partial, target)
     except OSError as error:
-        raise InputError(f"{target}: cannot be written: {error.strerror}; choose another --out") from error
+        raise InputError(
+            f"{target}: cannot be written: {error.strerror or error}; choose another --out"
+        ) from error
     return target / "report.html"
 
 
@@ -97,6 +98,6 @@ def _write(path: Path, text: str) -> None:
 def _move(partial: Path, target: Path) -> None:
     """Rename every file of ``partial`` to its place in ``target``, the page last."""
     (target / FIGURES).mkdir(exist_ok=True)
-    files = sorted(path for path in partial.rglob("*") if path.is_file())
+    files = sorted(path for path in partial.rglob("*") if path.is_file() and path.name not in (LOCK, OWNER))
     for path in sorted(files, key=lambda path: path.name == "report.html"):
         os.replace(path, target / path.relative_to(partial))
