@@ -14,6 +14,7 @@ from torch import Tensor
 
 from dsn.errors import InputError
 
+from .experiences import task_label
 from .metrics import Matrix, all_metrics
 
 BEFORE_TRAINING = -1
@@ -53,7 +54,7 @@ class TransferMetrics(PluginMetric[dict[str, float | None]]):
         self.order: list[int] = []  # task labels, in training order
         self._accuracy: dict[tuple[int, int], float] = {}  # (row, task label)
         self._counted: dict[int, list[Tensor | int]] = {}  # task label: correct, seen
-        self._in_train = False
+        self._learning: int | None = None
 
     def take_state(self) -> dict[str, Any]:
         """What was collected so far, while no evaluation is going on."""
@@ -89,21 +90,26 @@ class TransferMetrics(PluginMetric[dict[str, float | None]]):
         independent = None if self.independent is None else self.independent[: len(self.order)]
         return all_metrics(self.matrix, independent, self.random)
 
-    def before_training(self, strategy: Any) -> None:
-        self._in_train = True
-
     def before_training_exp(self, strategy: Any) -> None:
-        labels = set(strategy.experience.task_labels)
-        if len(labels) != 1 or labels <= set(self.order):
+        if self._learning is not None:
+            self._forget_row()  # its training did not come to its end
+        label = task_label(strategy.experience)
+        if label in self.order:
             raise InputError(
-                f"training experience {len(self.order)} has task labels {sorted(labels)}, and "
-                f"{self.order} were trained before: each experience needs one task label of its own "
-                "(return_task_id=True or task_labels=True where the stream is built)"
+                f"training experience {len(self.order)} has task label {label}, and {self.order} were "
+                "trained before: each experience needs one task label of its own (return_task_id=True or "
+                "task_labels=True where the stream is built)"
             )
-        self.order.append(labels.pop())
+        self.order.append(label)
+        self._learning = label
 
-    def after_training(self, strategy: Any) -> None:
-        self._in_train = False
+    def after_training_exp(self, strategy: Any) -> None:
+        self._learning = None
+
+    def _forget_row(self) -> None:
+        self.order.pop()
+        row = len(self.order)
+        self._accuracy = {key: value for key, value in self._accuracy.items() if key[0] != row}
 
     def before_eval(self, strategy: Any) -> None:
         self._counted = {}
@@ -112,7 +118,7 @@ class TransferMetrics(PluginMetric[dict[str, float | None]]):
         if not self._counts(strategy):
             return
         with torch.no_grad():
-            label = _only(strategy.experience.task_labels)
+            label = task_label(strategy.experience)
             predicted = strategy.mb_output.argmax(dim=1)
             correct, seen = self._counted.get(label, [0, 0])
             self._counted[label] = [correct + (predicted == strategy.mb_y).sum(), seen + len(predicted)]
@@ -133,7 +139,9 @@ class TransferMetrics(PluginMetric[dict[str, float | None]]):
         ]
 
     def _counts(self, strategy: Any) -> bool:
-        return not self._in_train and strategy.experience.origin_stream.name == self.stream
+        # Avalanche holds the streams of nested evaluations from the begin of ``train`` to its end
+        nested = getattr(strategy, "_eval_streams", None) is not None
+        return not nested and strategy.experience.origin_stream.name == self.stream
 
 
 def evaluator(
@@ -159,9 +167,3 @@ def close_logs(plugin: EvaluationPlugin) -> None:
     for logger in plugin.loggers:
         if isinstance(logger, TensorboardLogger):
             logger.writer.close()
-
-
-def _only(labels: list[int]) -> int:
-    if len(set(labels)) != 1:
-        raise InputError(f"an evaluated experience has task labels {sorted(set(labels))}, it needs just one")
-    return labels[0]

@@ -496,12 +496,17 @@ class MaskedModel(nn.Module):
         )
         return {names[0]: weight} if bias is None else {names[0]: weight, names[1]: bias}
 
-    def forward(self, x: Tensor, task: int) -> Tensor:
+    def forward(self, x: Tensor, task: int | None = None) -> Tensor:
         """Logits [batch, classes] of ``task`` for x [batch, ...].
 
         With a committed mask, and in evaluation mode always, gates are bits; while the task is learnt in
         training mode they are soft: sigma(s e). Threads may ask for different tasks at once: they take turns.
         """
+        if task is None:
+            raise InputError(
+                "model(x) was called without a task, but every task is a subnetwork of its own: call "
+                "model(x, task); a plugin or metric that cannot do so does not work with masked models"
+            )
         if task not in self.tasks:
             raise InputError(f"task {task} is unknown, known are {self.tasks}: add_task(task={task}) first")
         with self.lock:
@@ -522,16 +527,16 @@ class MaskedModel(nn.Module):
         """
         return subnetwork(self, task)
 
-    def save_task(self, task: int, path: Path) -> None:
+    def save_task(self, task: int, path: str | Path) -> None:
         """Write ``task`` with all that its logits depend on; see :func:`dsn.masking.task_file.save_task`."""
-        save_task(self, task, path)
+        save_task(self, task, Path(path))
 
-    def load_task(self, path: Path, task: int | None = None) -> int:
+    def load_task(self, path: str | Path, task: int | None = None) -> int:
         """Put a task that :meth:`save_task` wrote into this model; returns its number.
 
         Refuses what does not fit; see :func:`dsn.masking.task_file.load_task`.
         """
-        return load_task(self, path, task)
+        return load_task(self, Path(path), task)
 
     def record(self, task: int) -> TaskRecord:
         """What ``task`` keeps beside its mask."""

@@ -63,8 +63,10 @@ END = 3
 
 def settings(strategy: "DSN") -> dict[str, Any]:
     """What must be the same for a state to fit, by name, as plain values."""
-    optimizer = {"name": type(strategy.optimizer).__name__, **strategy._options}
-    optimizer.pop("initial_lr", None)
+    first, *others = ({k: v for k, v in o.items() if k != "initial_lr"} for o in strategy.groups.options)
+    optimizer = {"name": type(strategy.optimizer).__name__, **first}
+    if others:
+        optimizer["groups"] = others
     chosen = {name: getattr(strategy, name) for name in SETTINGS}
     return plain_values({**chosen, "optimizer": optimizer})
 
@@ -113,13 +115,19 @@ def put_state(strategy: "DSN", state: Mapping[str, Tree]) -> None:
     """
     if (difference := first_difference(state["settings"], settings(strategy))) is not None:
         raise InputError(f"the state does not fit this strategy: {difference}")
+    groups = ((state["within"] or {}).get("optimizer") or {}).get("param_groups")
+    if groups is not None and len(groups) != len(strategy.optimizer.param_groups):
+        raise InputError(
+            f"the state's optimizer has {len(groups)} parameter groups, this strategy's has "
+            f"{len(strategy.optimizer.param_groups)} (before version 0.2 gate logits had one of their own)"
+        )
     refuse_unfit(strategy.model, state["model"])
     strategy.model.load_state_dict(state["model"])
     strategy.model.to(strategy.device)
     put_clock(strategy, state["clock"])
     strategy.transfers[:] = [TransferOutcome(**outcome) for outcome in state["transfers"]]
     strategy.forward_transfers[:] = [ForwardOutcome(**outcome) for outcome in state["forward_transfers"]]
-    strategy._eval_samples.clear()
+    strategy._begun = None
     strategy.resumed = None if state["within"] is None else Resumed(state)
     if strategy.resumed is None:
         put_random_states(state["random"], strategy.device)
@@ -129,6 +137,7 @@ class Resumed:
     """A state within a task, put back piece by piece as training comes to where each belongs."""
 
     def __init__(self, state: Mapping[str, Tree]) -> None:
+        self.state = state
         self._random, self._clock = state["random"], state["clock"]
         self._within = state["within"]
         self.task: int = self._within["task"]

@@ -19,26 +19,25 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ..errors import InputError
+from ..evaluation.experiences import name_of, task_label
 from ..masking import MaskedModel, ProtectedWeights, grow, sparsity
 from ..masking.initial import start_task
 from ..masking.layers import evaluating
 from ..storage import Tree, read_tree, write_tree
 from ..transfer import ACCEPTANCE, MECHANISMS, ForwardOutcome, TransferOutcome
+from .beginning import Beginning
 from .best_state import BestState
+from .groups import ParameterGroups, Undecayed
 from .hooks import IterationHooks
-from .loader import (
-    StreamLoader,
-    TensorLoader,
-    explaining_dead_workers,
-    read_compact,
-    read_samples,
-    sample_bytes,
-)
+from .loader import Batches, explaining_dead_workers
+from .loading import Loading, no_validation, refuse_below
+from .samples import read_samples
 from .schedule import Schedule, checked, summed_score
 from .state import END, Resumed, put_state, take_state
 from .task_end import end_task
 
 ANNEALING = ("epoch", "task")
+CACHES = (True, False, "always")
 PRECISIONS = ("float32", "bfloat16")
 STATE_FILE, STATE_FORMAT, STATE_VERSION = "strategy.safetensors", "dsn-strategy", 1
 
@@ -49,13 +48,14 @@ def find_compiler() -> str | None:
     return next((path for path in found if path), None)
 
 
-class DSN(IterationHooks, SupervisedTemplate):
+class DSN(IterationHooks, Loading, SupervisedTemplate):
     """Data-free subnetworks (Gao et al., NeurIPS 2023) for task-incremental streams.
 
     Args:
         model: a backbone wrapped by ``mask_neurons``.
-        optimizer: any torch optimizer. For each task it is emptied and filled with what the task trains, with
-            the options of its first parameter group; gate logits take no weight decay.
+        optimizer: any torch optimizer. For each task its groups are emptied and filled with what the task
+            trains: weights in the group where they were, head and gate logits in the first. Gate logits take
+            no weight decay. Groups and their options stay, so that any scheduler works on them.
         criterion: loss of (logits, targets).
         train_epochs: epochs with soft gates.
         annealing: s goes from 1/s_max to s_max within each "epoch" (the paper) or once over all ("task").
@@ -83,18 +83,28 @@ class DSN(IterationHooks, SupervisedTemplate):
             gates and the loss stay float32.
         channels_last: keep convolution weights and images in that memory format.
         compile: training passes through ``torch.compile``; evaluation never, see ``compile_training``.
-        cache: read each experience's samples once and keep them as tensors; switch it off for random
-            transforms. Then, and where they would take more than ``cache_bytes``, batches are read item by
-            item when they are due, by as many workers as ``train(..., num_workers=...)`` says.
+        cache: keep an experience's training samples as tensors where they are known to be the same in each
+            epoch: tensors, torchvision's and Avalanche's data sets with transforms of theirs that draw
+            nothing (``samples.py``). All others are read anew in each epoch, item by item when they are due,
+            by as many workers as ``train(..., num_workers=...)`` says, so that random transforms are drawn
+            anew. So are those that would take more than ``cache_bytes``, and with False all. "always": read
+            once, whatever they are; for data sets and transforms of your own that draw nothing.
         device, plugins, evaluator, eval_every: as in every Avalanche strategy.
 
-    Validation data are the experiences of the task's label in ``train(experience, eval_streams=[...])``.
-    Without them nothing can be judged, and transfer is left out with a warning. ``transfers`` holds a
-    TransferOutcome for each attempt, ``forward_transfers`` a ForwardOutcome for each task after the first.
+    Validation data are the experiences of the task's label in ``train(experience, eval_streams=[...])``, the
+    training experience itself excepted. Without them nothing can be judged, and transfer is left out with a
+    warning. ``transfers`` holds a TransferOutcome for each attempt, ``forward_transfers`` a ForwardOutcome
+    for each task after the first.
+
+    Where ``train`` does not come to its end (Ctrl-C, an error), the next ``train`` drops the half-learnt task
+    and begins with the network as it was before it, on the same experience or another.
+
+    In an evaluation, samples of classes that the task has never seen count as wrong.
 
     Raises:
-        InputError: bad settings; an experience with no or several task labels, or of a task learnt before; a
-            loss that is not finite (names task, epoch and iteration).
+        InputError: bad settings; an experience with no or several task labels, without samples, with labels
+            that are no class numbers, or of a task learnt before; a loss that is not finite (names task,
+            epoch and iteration).
     """
 
     model: MaskedModel
@@ -111,7 +121,7 @@ class DSN(IterationHooks, SupervisedTemplate):
         warmup_epochs: int = 0,
         consolidation_epochs: int = 0,
         train_mb_size: int = 64,
-        eval_mb_size: int = 512,
+        eval_mb_size: int | None = 512,
         sparsity: float = 0.75,
         s_max: float = 400.0,
         annealing: str = "epoch",
@@ -135,7 +145,7 @@ class DSN(IterationHooks, SupervisedTemplate):
         precision: str = "float32",
         channels_last: bool = False,
         compile: bool = False,
-        cache: bool = True,
+        cache: bool | str = True,
         cache_bytes: int = 2**31,
         device: str | torch.device = "cpu",
         plugins: Sequence[Any] | None = None,
@@ -154,6 +164,12 @@ class DSN(IterationHooks, SupervisedTemplate):
             raise InputError("compile: torch.compile needs a C++ compiler on a CPU; install g++ or clang++")
         if train_epochs + warmup_epochs < 1:
             raise InputError("train_epochs and warmup_epochs are both 0: a task would learn nothing")
+        if cache not in CACHES:
+            raise InputError(f"cache is {cache!r}: choose one of {', '.join(map(repr, CACHES))}")
+        sizes = {"train_mb_size": train_mb_size, "eval_mb_size": eval_mb_size}
+        refuse_below(1, sizes)
+        epochs = {"train_epochs": train_epochs, "warmup_epochs": warmup_epochs}
+        refuse_below(0, {**epochs, "consolidation_epochs": consolidation_epochs, "growth": growth})
         for value, known in ((transfer, MECHANISMS), (acceptance, ACCEPTANCE)):
             if value not in known:
                 raise InputError(f"transfer or acceptance is '{value}': choose one of {', '.join(known)}")
@@ -193,8 +209,8 @@ class DSN(IterationHooks, SupervisedTemplate):
         self.precision, self.channels_last = precision, channels_last
         if compile:
             model.compile_training()
-        self._options = {k: v for k, v in optimizer.param_groups[0].items() if k != "params"}
-        self._eval_samples: dict[tuple[int, str, int], tuple[Tensor, Tensor]] = {}
+        self.groups = ParameterGroups(optimizer, model)
+        self._begun: Beginning | None = None
         self.phase: int | None = None
         """of the task being learnt, see ``state.END``; None between tasks"""
         self.phase_epoch = 0
@@ -213,15 +229,16 @@ class DSN(IterationHooks, SupervisedTemplate):
         """Put back what :meth:`take_state` took. Raises InputError, naming the first thing that differs."""
         put_state(self, state)
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: str | Path) -> None:
         """Keep the whole state, while the strategy is at rest, in ``folder``; docs/checkpoint.md.
 
         The file is written whole or not at all. Raises OSError where the disk refuses.
         """
+        folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         write_tree(folder / STATE_FILE, self.take_state(), format=STATE_FORMAT, version=STATE_VERSION)
 
-    def load(self, folder: Path) -> None:
+    def load(self, folder: str | Path) -> None:
         """Put back what :meth:`save` kept, into a strategy with the same settings and backbone.
 
         Random states are put back too. If it was saved within a task, ``train`` must be given that task's
@@ -231,7 +248,7 @@ class DSN(IterationHooks, SupervisedTemplate):
             InputError: a missing, damaged or foreign file, or one that does not fit: the first difference is
                 named, and nothing is changed.
         """
-        path = folder / STATE_FILE
+        path = Path(folder) / STATE_FILE
         state = read_tree(path, format=STATE_FORMAT, version=STATE_VERSION)
         try:
             self.put_state(state)
@@ -240,18 +257,33 @@ class DSN(IterationHooks, SupervisedTemplate):
 
     # ---- one task --------------------------------------------------------------------------------------
 
+    def train(self, experiences: Any, eval_streams: Any = None, **kwargs: Any) -> Any:
+        """Avalanche's; what an interrupted call before has left half-learnt is dropped first."""
+        if self._begun is not None:
+            begun, self._begun = self._begun, None
+            begun.restore(self)
+        try:
+            return super().train(experiences, eval_streams, **kwargs)
+        except BaseException:
+            self.is_training, self._eval_streams = False, None
+            raise
+
     def check_model_and_optimizer(self, **_kwargs: Any) -> None:
         """Begin the experience's task: neurons, head, norm state, protected weights, optimizer."""
         if self.resumed is not None:
             self._to_device()
-            self.protected = self.resumed.begin_task(self, self._task_of(self.experience))
+            self.protected = self.resumed.begin_task(self, task_label(self.experience))
+            self._begun = Beginning(self, self.resumed.task, self.resumed.state)
             self.make_optimizer()
             return
         task = self._task_to_learn()
         if self.growth:
             grow(self.model, by=self.growth)
+        self._begun = Beginning(self, task)
+        if self.schedule != "constant":
+            self.groups.put_options(self.groups.options)
         self.model.add_task(
-            max(self.experience.classes_in_this_experience) + 1,
+            self.count_classes(),
             task,
             budget=self.budget,
             planned_tasks=self.planned_tasks,
@@ -270,20 +302,12 @@ class DSN(IterationHooks, SupervisedTemplate):
 
     def make_optimizer(self, **_kwargs: Any) -> None:
         """Empty the optimizer and fill it with what the task being learnt trains."""
-        parameters = self.model.task_parameters(self.model.tasks[-1])
-        logits = self.model.gate_logits()
-        chosen = {id(p) for p in logits}
-        self.optimizer.state.clear()
-        self.optimizer.param_groups.clear()
-        self.optimizer.add_param_group(
-            {**self._options, "params": [p for p in parameters if id(p) not in chosen]}
-        )
-        no_decay = {"weight_decay": 0.0} if "weight_decay" in self._options else {}
-        self.optimizer.add_param_group({**self._options, **no_decay, "params": logits})
+        self.groups.fill(self.model.task_parameters(self.model.tasks[-1]))
+        self._undecayed = Undecayed(self.optimizer, self.model.gate_logits())
 
     def _train_exp(self, experience: Any, eval_streams: Any = None, **kwargs: Any) -> None:
         task = self.model.tasks[-1]
-        self._validation = self._validation_samples(task, eval_streams or [])
+        self._validation = self._validation_samples(task)
         self._scheduler = self._make_scheduler()
         first = 0
         if self.resumed is not None:
@@ -298,19 +322,12 @@ class DSN(IterationHooks, SupervisedTemplate):
             if self.at_rest is not None:
                 self.at_rest("end")
             self._end_task(task)
-        self.phase = None
-
-    def _forget_logits(self) -> None:
-        """Take the gate logits out of the optimizer: with the commit they are gone."""
-        group = self.optimizer.param_groups[1]
-        for parameter in group["params"]:
-            self.optimizer.state.pop(parameter, None)
-        group["params"].clear()
+        self.phase = self._begun = None
 
     def _begin_phase(self, task: int) -> None:
         """Warm-up, then soft gates, then the committed mask."""
         if self.phase == 2 and self.model.learning == task:
-            self._forget_logits()
+            self.groups.remove(self.model.gate_logits())  # with the commit they are gone
             self.model.commit(task, freeze=False)
         self.model.dense = self.phase == 0 or (self.phase == 1 and not self.train_epochs)
 
@@ -385,14 +402,13 @@ class DSN(IterationHooks, SupervisedTemplate):
 
     def forward(self) -> Tensor:
         """Logits of the experience's task; all equal for a task that has not been learnt."""
-        task = self.model.tasks[-1] if self.is_training else self._task_of(self.experience)
-        if self.is_training and not isinstance(self.dataloader, TensorLoader):
+        self.refuse_foreign_type(self.mb_x)
+        if not self.is_training:
+            return self.evaluated_logits(task_label(self.experience))
+        task = self.model.tasks[-1]
+        if not isinstance(self.dataloader, Batches):
             self._refuse_other_tasks(task, self.mb_task_id.unique().tolist())
-        if task not in self.model.tasks:
-            classes = max(self.experience.classes_in_this_experience) + 1
-            return torch.zeros(len(self.mb_x), classes, device=self.device)
-        if self.is_training:
-            self.model.anneal(self._progress(), self.s_max)
+        self.model.anneal(self._progress(), self.s_max)
         return self._logits(self.mb_x, task)
 
     def _logits(self, x: Tensor, task: int) -> Tensor:
@@ -425,7 +441,7 @@ class DSN(IterationHooks, SupervisedTemplate):
 
     def optimizer_step(self) -> None:
         """A step that leaves protected weights and the range of the gate logits as they are."""
-        with self.protected:
+        with self.protected, self._undecayed:
             self.optimizer.step()
         self.model.clamp_logits()
 
@@ -449,24 +465,16 @@ class DSN(IterationHooks, SupervisedTemplate):
 
     # ---- data ------------------------------------------------------------------------------------------
 
-    def _task_of(self, experience: Any) -> int:
-        labels = set(getattr(experience, "task_labels", ()))
-        if len(labels) != 1:
-            raise InputError(
-                f"experience {experience.current_experience} has the task labels {sorted(labels)}: DSN needs "
-                "exactly one an experience (return_task_id=True in Avalanche's classic streams)"
-            )
-        return int(labels.pop())
-
     def _task_to_learn(self) -> int:
-        task = self._task_of(self.experience)
+        task = task_label(self.experience)
         if task in self.model.tasks:
             raise InputError(
-                f"experience {self.experience.current_experience} has task label {task}, which was learnt "
-                "before and never changes: does the stream carry task labels? (return_task_id=True in "
-                "Avalanche's classic streams, task_labels=True in nc_benchmark)"
+                f"{name_of(self.experience)} has task label {task}, which was learnt before and never "
+                "changes: does the stream carry task labels? (return_task_id=True in Avalanche's classic "
+                "streams, task_labels=True in nc_benchmark)"
             )
-        self._refuse_other_tasks(task, self.adapted_dataset.targets_task_labels.uniques)
+        labels = getattr(self.adapted_dataset, "targets_task_labels", None)
+        self._refuse_other_tasks(task, [] if labels is None else labels.uniques)
         return task
 
     def _refuse_other_tasks(self, task: int, labels: Iterable[int]) -> None:
@@ -481,62 +489,13 @@ class DSN(IterationHooks, SupervisedTemplate):
         """The model as it is: tasks are added in training alone, so evaluating has no side effects."""
         return (self.model if model is None else model).to(self.device)
 
-    def make_train_dataloader(self, **kwargs: Any) -> None:
-        """Batches of the experience's samples, from tensors or by workers; see ``cache``."""
-        if self._streams():
-            self.dataloader = self._stream(self.train_mb_size, shuffle=True, **kwargs)
-            return
-        x, y, finish = read_compact(self.adapted_dataset)
-        self.dataloader = TensorLoader(
-            x.to(self.device),
-            y.to(self.device),
-            self._task_of(self.experience),
-            batch_size=self.train_mb_size,
-            shuffle=True,
-            finish=finish,
-        )
-
-    def _streams(self) -> bool:
-        return not self.cache or sample_bytes(self.adapted_dataset) > self.cache_bytes
-
-    def _stream(self, batch_size: int, *, shuffle: bool, **kwargs: Any) -> StreamLoader:
-        workers = kwargs.get("num_workers", 0)
-        options = {"pin_memory": self.device.type == "cuda"} | ({"prefetch_factor": 4} if workers else {})
-        return StreamLoader(
-            self.adapted_dataset,
-            self._task_of(self.experience),
-            batch_size=batch_size,
-            shuffle=shuffle,
-            workers=workers,
-            **options,
-        )
-
-    def make_eval_dataloader(self, **kwargs: Any) -> None:
-        """The same for evaluation; each experience is read once in the strategy's life."""
-        if self._streams():
-            self.dataloader = self._stream(self.eval_mb_size, shuffle=False, **kwargs)
-            return
-        stream = self.experience.origin_stream
-        key = (id(stream.benchmark), stream.name, self.experience.current_experience)
-        if key not in self._eval_samples:
-            x, y = read_samples(self.adapted_dataset)
-            self._eval_samples[key] = (x.to(self.device), y.to(self.device))
-        task = self._task_of(self.experience)
-        self.dataloader = TensorLoader(
-            *self._eval_samples[key], task, batch_size=self.eval_mb_size, shuffle=False
-        )
-
-    def _validation_samples(self, task: int, eval_streams: Sequence[Any]) -> tuple[Tensor, Tensor] | None:
-        for stream in eval_streams:
-            for experience in stream if isinstance(stream, Sequence) else [stream]:
-                if self._task_of(experience) == task:
-                    return read_samples(experience.dataset.eval())
-        if not self._judges_epochs:
+    def _validation_samples(self, task: int) -> tuple[Tensor, Tensor] | None:
+        if not (self._judges_epochs or self.transfer_tasks or self.forward_tasks):
             return None
-        raise InputError(
-            f"task {task}: patience, restore_best and schedule 'plateau' need validation data; give them as "
-            "train(experience, eval_streams=[validation experience]), or set the stream's validation share"
-        )
+        samples = self.find_validation(task)
+        if samples is None and self._judges_epochs:
+            raise no_validation(task)
+        return samples
 
     def accuracy(self, x: Tensor, y: Tensor, task: int) -> float:
         """Share of x [n, ...] that ``task`` gives the class y [n], with the committed bits, in [0, 1]."""

@@ -1,5 +1,6 @@
 """The strategy inside Avalanche: its own bookkeeping against Avalanche's, and what it refuses."""
 
+import contextlib
 import io
 import warnings
 
@@ -26,7 +27,9 @@ def stream():
 
 def strategy(**settings) -> DSN:
     torch.manual_seed(0)
-    model = mask_neurons(backbones.mlp(64, (40, 30)), example_input=torch.zeros(1, 64))
+    model = settings.pop("model", None)
+    if model is None:
+        model = mask_neurons(backbones.mlp(64, (40, 30)), example_input=torch.zeros(1, 64))
     settings = {"train_epochs": 3, "evaluator": None, **settings}
     optimizer = settings.pop("optimizer", None) or torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
     return DSN(model=model, optimizer=optimizer, **settings)
@@ -172,19 +175,28 @@ def test_restore_best_and_patience_follow_validation(stream) -> None:
 
 
 def test_gate_logits_take_no_weight_decay_and_rates_restart(stream) -> None:
-    cl = strategy(schedule="cosine")
-    cl._options["weight_decay"] = 0.1
+    torch.manual_seed(0)
+    model = mask_neurons(backbones.mlp(64, (40, 30)), example_input=torch.zeros(1, 64))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, weight_decay=0.1)
+    cl = strategy(model=model, optimizer=optimizer, schedule="cosine")
+    groups = list(optimizer.param_groups)
     cl.train(stream.train_stream[0])
     cl.experience, cl.adapted_dataset = stream.train_stream[1], stream.train_stream[1].dataset
+    cl.make_train_dataloader()
     cl.check_model_and_optimizer()
-    weights, gates = cl.optimizer.param_groups
-    assert (weights["weight_decay"], gates["weight_decay"]) == (0.1, 0.0)
-    assert weights["lr"] == gates["lr"] == 0.05
-    assert {id(p) for p in gates["params"]} == {id(p) for p in cl.model.gate_logits()}
-    assert {id(p) for g in (weights, gates) for p in g["params"]} == {
-        id(p) for p in cl.model.task_parameters(1)
-    }
-    assert not cl.optimizer.state
+    assert all(one is other for one, other in zip(optimizer.param_groups, groups, strict=True))
+    assert optimizer.param_groups[0]["lr"] == 0.05
+    assert {id(p) for p in groups[0]["params"]} == {id(p) for p in cl.model.task_parameters(1)}
+    assert not optimizer.state
+    before = [p.detach().clone() for p in model.task_parameters(1)]
+    gates = {id(p) for p in model.gate_logits()}
+    for p in model.task_parameters(1):
+        p.grad = torch.zeros_like(p)
+    cl.protected = contextlib.nullcontext()
+    cl.optimizer_step()
+    for p, old in zip(model.task_parameters(1), before, strict=True):
+        assert torch.allclose(p, old if id(p) in gates else old * (1 - 0.05 * 0.1), atol=1e-7)
+    assert optimizer.param_groups[0] is groups[0]
 
 
 def test_growth_gives_later_tasks_room(stream) -> None:
