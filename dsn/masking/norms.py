@@ -20,6 +20,7 @@ class TaskNorm(nn.Module):
 
     def __init__(self, original: nn.Module) -> None:
         super().__init__()
+        self.training = original.training  # of the wrapped model: unmask() puts it back
         self.original = original.requires_grad_(False).eval()
         self.tasks = nn.ModuleDict()
         self.task: int | None = None

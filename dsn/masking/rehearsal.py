@@ -52,6 +52,7 @@ def apart(model: MaskedModel) -> Iterator[None]:
 
 
 def copied(model: MaskedModel) -> MaskedModel:
+    """A deep copy; InputError, with the remedy, where there cannot be one."""
     try:
         return copy.deepcopy(model)
     except Exception as error:
@@ -68,27 +69,28 @@ def _rehearse(model: MaskedModel) -> None:
     _refuse_unstable(model, x, before)
     third = _begin(model)
     protected = ProtectedWeights(model)
-    shaken = [*_plastic(model), *_foreign_buffers(model)]
-    kept = [(name, tensor, tensor.detach().clone()) for name, tensor in shaken]
+    parameters = [(name, tensor, tensor.detach().clone()) for name, tensor in _plastic(model)]
+    buffers = [(name, tensor, tensor.clone()) for name, tensor in _foreign_buffers(model)]
     _train(model, x, third)
-    moved = [(name, tensor) for name, tensor, old in kept if not torch.equal(tensor, old)]
-    if not _same(model, x, before):
-        culprits = [name for name, _ in moved if "buffer" in name] or ["what its modules keep between passes"]
-        raise InputError(
-            f"a training pass of one task changes what another computes: {culprits[0]} is shared by all "
-            "tasks; use batch, layer or group norm for running statistics (each task gets its own), or keep "
-            "none"
-        )
-    parameters = _plastic(model)
+    moved = [name for name, tensor, old in buffers if not torch.equal(tensor, old)]
     with protected:
-        _shake(parameters)
-    if not _same(model, x, before):
-        for _, tensor, old in kept:
-            tensor.data.copy_(old)
-        raise InputError(_felt(model, x, before, parameters, protected))
+        for _, tensor, _ in parameters:
+            _shake(tensor)
+    if _same(model, x, before):
+        return
+    for _, tensor, old in parameters:
+        tensor.data.copy_(old)
+    if _same(model, x, before):
+        raise InputError(_felt(model, x, before, protected))
+    what = moved[0] if moved else "what its modules keep between passes"
+    raise InputError(
+        f"a training pass of one task changes what another computes: {what} is shared by all tasks; use "
+        "batch, layer or group norm for running statistics (each task gets its own), or keep none"
+    )
 
 
 def samples(model: MaskedModel) -> Tensor:
+    """x [SAMPLES, ...] from N(0, size^2), a size a sample."""
     shape = (SAMPLES, *model.input_shape[1:])
     size = torch.tensor(SIZES).view(-1, *[1] * (len(shape) - 1))
     return (torch.randn(shape) * size).to(model.device, model.dtype)
@@ -137,6 +139,7 @@ def _train(model: MaskedModel, x: Tensor, task: int) -> None:
 
 
 def eval_logits(model: MaskedModel, x: Tensor, task: int, grad: bool = False) -> Tensor:
+    """Logits of ``task`` with the committed bits."""
     model.eval()
     with torch.set_grad_enabled(grad):
         return model(x, task).detach()
@@ -178,23 +181,16 @@ def _foreign_buffers(model: MaskedModel) -> list[tuple[str, Tensor]]:
 
 
 @torch.no_grad()
-def _shake(parameters: list[tuple[str, nn.Parameter]]) -> None:
-    for _, parameter in parameters:
-        parameter.add_(torch.randn_like(parameter))
+def _shake(parameter: nn.Parameter) -> None:
+    parameter.add_(torch.randn_like(parameter))
 
 
-def _felt(
-    model: MaskedModel,
-    x: Tensor,
-    before: dict[int, Tensor],
-    parameters: list[tuple[str, nn.Parameter]],
-    protected: ProtectedWeights,
-) -> str:
+def _felt(model: MaskedModel, x: Tensor, before: dict[int, Tensor], protected: ProtectedWeights) -> str:
     """What to say of the first parameter that earlier tasks feel when it alone is shaken."""
-    for name, parameter in parameters:
+    for name, parameter in _plastic(model):
         kept = parameter.detach().clone()
         with protected:
-            _shake([(name, parameter)])
+            _shake(parameter)
         felt = not _same(model, x, before)
         parameter.data.copy_(kept)
         if felt:
