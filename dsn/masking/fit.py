@@ -98,11 +98,13 @@ def _refuse_other_tasks(model: MaskedModel, state: Mapping[str, Tensor]) -> None
     known = {"task_ids"}
     known |= {f"{_gate(path)}.{name}" for path in widths for name in ("masks", "commit_widths")}
     committed = len(next(iter(widths.values())))
+    grown = any(width != model.layers[path] for path, found in widths.items() for width in found)
+    features = None if grown else model.feature_size  # fewer before growth, by how many is left open
     if len(tasks) > committed:
         for path in widths:
             known.add(_sized(state, f"{_gate(path)}.logits", [len(state[f"backbone.{path}.weight"])]))
     for row, task in enumerate(tasks):
-        classes = _classes(model, state, task, widths)
+        classes = _classes(state, task, features)
         known |= {f"heads.{task}.weight", _sized(state, f"heads.{task}.bias", [classes])}
         for path, norm in model.backbone.named_modules():
             if isinstance(norm, TaskNorm):
@@ -160,24 +162,17 @@ def _widths(model: MaskedModel, state: Mapping[str, Tensor], path: str, tasks: l
     return widths
 
 
-def _classes(
-    model: MaskedModel, state: Mapping[str, Tensor], task: int, widths: Mapping[str, list[int]]
-) -> int:
+def _classes(state: Mapping[str, Tensor], task: int, features: int | None) -> int:
     """How many outputs the head of a task has."""
     name = f"heads.{task}.weight"
     for needed in (name, f"heads.{task}.bias"):
         if needed not in state:
             raise InputError(f"the stored model has no '{needed}', which task {task} needs")
-    grown = any(width != model.layers[path] for path, found in widths.items() for width in found)
-    size = (
-        state[name].shape[-1] if grown else model.feature_size
-    )  # narrower before growth, by how much is open
-    if state[name].dim() != 2 or not len(state[name]) or state[name].shape[1] != size:
-        raise InputError(
-            f"the stored model's '{name}' has the shape {list(state[name].shape)}, features: {size}"
-        )
-    _sized(state, name, list(state[name].shape))
-    return len(state[name])
+    shape = list(state[name].shape)
+    if len(shape) != 2 or not shape[0] or features not in (None, shape[1]):
+        raise InputError(f"the stored model's '{name}' has the shape {shape}, there are {features} features")
+    _sized(state, name, shape)
+    return shape[0]
 
 
 def _norm(
