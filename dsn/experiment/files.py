@@ -140,13 +140,13 @@ def model_of(
     except Exception as error:
         raise InputError(f"{path}: was not written by run.py run ({error}); run it again") from error
     _refuse_other_sizes(path, config, run["input_shape"], state)
-    try:
-        with torch.random.fork_rng(devices=[]):  # what is drawn is overwritten
+    with torch.random.fork_rng(devices=[]):  # what is drawn is overwritten
+        try:
             model = build_model(architecture(config), torch.Size(run["input_shape"]))
-        refuse_unfit(model, state)
-    except InputError as error:
-        raise InputError(f"{path}: does not fit its own config: {error}; run it again") from error
-    model.load_state_dict(state)
+            refuse_unfit(model, state)
+        except InputError as error:
+            raise InputError(f"{path}: does not fit its own config: {error}; run it again") from error
+        model.load_state_dict(state)
     return model, _for_this_machine(config), pixel_range
 
 

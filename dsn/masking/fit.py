@@ -6,9 +6,13 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
 from ..errors import InputError
+from .bits import unpack_bits
+from .norms import TaskNorm
+from .records import TaskRecord
 
 if TYPE_CHECKING:
     from .model import MaskedModel
@@ -18,11 +22,16 @@ _OF_TASKS = re.compile(
 )
 
 
-def refuse_unfit(model: MaskedModel, state: Mapping[str, Tensor]) -> None:
+def refuse_unfit(model: MaskedModel, state: Mapping[str, Tensor], *, same_types: bool = True) -> None:
     """Raise InputError, with the first difference, unless ``state`` is that of a model of this backbone.
 
-    Tasks may be others, and layers may have grown there.
+    Tasks may be others, and layers may have grown there. What passes can be loaded as a whole, and computes
+    every task. ``same_types``: whether weights must be of the same type, float32 or another.
     """
+    for key, value in state.items():
+        if not isinstance(value, Tensor):
+            raise InputError(f"the stored model's '{key}' is a {type(value).__name__}, not a tensor")
+        refuse_numbers(f"the stored model's '{key}'", value)
     own = {key: value for key, value in model.state_dict().items() if not _OF_TASKS.fullmatch(key)}
     stored = {key: value for key, value in state.items() if not _OF_TASKS.fullmatch(key)}
     for path in model.gates_by_path:
@@ -41,7 +50,7 @@ def refuse_unfit(model: MaskedModel, state: Mapping[str, Tensor]) -> None:
         if not fits or any(a < b for a, b in zip(there.shape, value.shape, strict=True)):
             shapes = f"{list(there.shape)}, here {list(value.shape)}"
             raise InputError(f"the stored model's '{key}' has the shape {shapes}")
-        if there.dtype != value.dtype:
+        if there.dtype != value.dtype and (same_types or not there.is_floating_point()):
             raise InputError(f"the stored model's '{key}' is {there.dtype}, here {value.dtype}")
     _refuse_other_tasks(model, state)
 
@@ -56,21 +65,153 @@ def _grown(model: MaskedModel, state: Mapping[str, Tensor]) -> bool:
     return False
 
 
+def refuse_numbers(name: str, value: Tensor) -> None:
+    """Raise InputError for what no training gives: values that are not finite or close to overflow.
+
+    A masked neuron counts as 0 only while it is finite: 0 times infinity is not a number, for every task. So
+    a weight is at most the root of its type's largest number. Variances are not negative.
+    """
+    if not value.is_floating_point() or not value.numel():
+        return
+    largest = float(value.detach().abs().amax())  # nan, if there is one
+    if not largest <= torch.finfo(value.dtype).max ** 0.5:
+        what = "values that are not finite" if not bool(value.isfinite().all()) else f"a value of {largest:g}"
+        raise InputError(f"{name} has {what}: it comes from a training that diverged, or is forged")
+    if name.rstrip("'").endswith("running_var") and float(value.min()) < 0:
+        raise InputError(f"{name} has a variance below 0")
+
+
+def refuse_record_name(name: str) -> None:
+    """Raise InputError for a name under which a task's record can keep nothing."""
+    if not name or "." in name or hasattr(TaskRecord(), name):
+        raise InputError(f"a record of a task cannot be named '{name}'")
+
+
 def _refuse_other_tasks(model: MaskedModel, state: Mapping[str, Tensor]) -> None:
-    """Every task needs a head, and every layer as many masks as there are committed tasks."""
+    """Every task needs a head, norms and a mask a layer, all of sizes that go together; and nothing else."""
     if "task_ids" not in state:
         raise InputError("the stored model has no 'task_ids', this one has")
-    tasks = [int(task) for task in state["task_ids"]]
-    counts = {}
-    for path in model.gates_by_path:
-        prefix = f"gates.{path.replace('.', '/')}"
-        for name in (f"{prefix}.masks", f"{prefix}.commit_widths"):
-            if name not in state:
-                raise InputError(f"the stored model has no '{name}', this one has")
-            counts[name] = len(state[name])
-    if len(set(counts.values())) > 1 or max(counts.values()) not in (len(tasks), len(tasks) - 1):
-        raise InputError(f"the stored model has tasks {tasks}, but masks {counts}")
-    for task in tasks:
-        for name in (f"heads.{task}.weight", f"heads.{task}.bias"):
-            if name not in state:
-                raise InputError(f"the stored model has no '{name}', which task {task} needs")
+    tasks = _whole(state, "task_ids", 1)
+    if len(set(tasks)) < len(tasks) or min(tasks, default=0) < 0:
+        raise InputError(f"the stored model has tasks {tasks}: each needs a number of its own, 0 or more")
+    widths = {path: _widths(model, state, path, tasks) for path in model.gates_by_path}
+    known = {"task_ids"}
+    known |= {f"{_gate(path)}.{name}" for path in widths for name in ("masks", "commit_widths")}
+    committed = len(next(iter(widths.values())))
+    grown = any(width != model.layers[path] for path, found in widths.items() for width in found)
+    features = None if grown else model.feature_size  # fewer before growth, by how many is left open
+    if len(tasks) > committed:
+        for path in widths:
+            known.add(_sized(state, f"{_gate(path)}.logits", [len(state[f"backbone.{path}.weight"])]))
+    for row, task in enumerate(tasks):
+        classes = _classes(state, task, features)
+        known |= {f"heads.{task}.weight", _sized(state, f"heads.{task}.bias", [classes])}
+        for path, norm in model.backbone.named_modules():
+            if isinstance(norm, TaskNorm):
+                known |= _norm(
+                    model, state, path, task, {p: w[row] for p, w in widths.items() if row < len(w)}
+                )
+        known |= _laterals(state, task, tasks[:committed], classes)
+    for key in state:
+        if key.startswith("records.") and key.split(".")[1] in map(str, tasks):
+            refuse_record_name(key.split(".", 2)[-1] if key.count(".") > 1 else "")
+        elif _OF_TASKS.fullmatch(key) and key not in known:
+            raise InputError(f"the stored model has '{key}', which belongs to none of its tasks {tasks}")
+
+
+def _gate(path: str) -> str:
+    return f"gates.{path.replace('.', '/')}"
+
+
+def _whole(state: Mapping[str, Tensor], name: str, dim: int) -> list[int]:
+    """The integers in a tensor of ``dim`` dimensions."""
+    if state[name].dtype != torch.long or state[name].dim() != dim:
+        raise InputError(f"the stored model's '{name}' is no list of whole numbers")
+    return [int(number) for number in state[name].flatten()]
+
+
+def _sized(state: Mapping[str, Tensor], name: str, shape: list[int]) -> str:
+    """``name``, if a floating-point tensor of that name and shape is there."""
+    if name not in state:
+        raise InputError(f"the stored model has no '{name}'")
+    if list(state[name].shape) != shape or not state[name].is_floating_point():
+        found = f"{state[name].dtype} {list(state[name].shape)}"
+        raise InputError(f"the stored model's '{name}' is {found}, not numbers of the shape {shape}")
+    return name
+
+
+def _widths(model: MaskedModel, state: Mapping[str, Tensor], path: str, tasks: list[int]) -> list[int]:
+    """Neurons of a layer at each commit; its masks are as many and as wide."""
+    names = [f"{_gate(path)}.{name}" for name in ("masks", "commit_widths")]
+    for name in names:
+        if name not in state:
+            raise InputError(f"the stored model has no '{name}', this one has")
+    masks, widths = state[names[0]], _whole(state, names[1], 1)
+    n = len(state[f"backbone.{path}.weight"])
+    if masks.dtype != torch.uint8 or list(masks.shape) != [len(widths), -(-n // 8)]:
+        found = f"{masks.dtype} {list(masks.shape)}"
+        raise InputError(f"the stored model's '{names[0]}' is {found}, but there are {len(widths)} commits")
+    first = f"{_gate(next(iter(model.gates_by_path)))}.commit_widths"
+    if len(widths) not in (len(tasks), len(tasks) - 1) or len(widths) != len(state[first]):
+        raise InputError(f"the stored model has tasks {tasks}, but {len(widths)} masks in layer '{path}'")
+    if widths != sorted(widths) or not all(1 <= width <= n for width in widths):
+        raise InputError(f"the stored model's layer '{path}' has {n} neurons, at its commits {widths}")
+    for mask, width in zip(masks, widths, strict=True):
+        if bool(unpack_bits(mask, 8 * len(mask))[width:].any()):
+            raise InputError(f"the stored model has a mask in layer '{path}' of more than {width} neurons")
+    return widths
+
+
+def _classes(state: Mapping[str, Tensor], task: int, features: int | None) -> int:
+    """How many outputs the head of a task has."""
+    name = f"heads.{task}.weight"
+    for needed in (name, f"heads.{task}.bias"):
+        if needed not in state:
+            raise InputError(f"the stored model has no '{needed}', which task {task} needs")
+    shape = list(state[name].shape)
+    if len(shape) != 2 or not shape[0] or features not in (None, shape[1]):
+        raise InputError(f"the stored model's '{name}' has the shape {shape}, there are {features} features")
+    _sized(state, name, shape)
+    return shape[0]
+
+
+def _norm(
+    model: MaskedModel, state: Mapping[str, Tensor], path: str, task: int, widths: Mapping[str, int]
+) -> set[str]:
+    """The names of a task's norm, as wide as its layer was then."""
+    width = next((widths.get(layer) for layer, norm in model.norm_of.items() if norm == path), None)
+    names = set()
+    for name in model.backbone.get_submodule(path).original.state_dict():  # type: ignore[union-attr]
+        own, key = state[f"backbone.{path}.original.{name}"], f"backbone.{path}.tasks.{task}.{name}"
+        shape = list(own.shape)
+        if shape and width is not None:
+            shape[0] = width
+        if key not in state:
+            raise InputError(f"the stored model has no '{key}', which task {task} needs")
+        if list(state[key].shape) != shape or state[key].dtype != own.dtype:
+            found = f"{state[key].dtype} {list(state[key].shape)}"
+            raise InputError(f"the stored model's '{key}' is {found}, not {own.dtype} {shape}")
+        names.add(key)
+    return names
+
+
+def _laterals(state: Mapping[str, Tensor], task: int, committed: list[int], classes: int) -> set[str]:
+    """The names of all that a task reads."""
+    names: set[str] = set()
+    for number in range(len(state)):
+        start = f"laterals.{task}.{number}."
+        if f"{start}source" not in state:
+            break
+        [source] = _whole(state, f"{start}source", 0)
+        if source not in committed:
+            raise InputError(f"the stored model's task {task} reads from task {source}, which is not there")
+        mixture = state.get(f"{start}mixture", torch.zeros(0))
+        readers = len(mixture) or classes
+        size = int(state[f"heads.{source}.weight"].shape[-1]) if f"heads.{source}.weight" in state else 0
+        shapes = {"scale": [], "weight": [readers, size], "bias": [readers]}
+        shapes["mixture"] = [readers, classes] if len(mixture) else [0]
+        names |= {_sized(state, f"{start}{name}", shape) for name, shape in shapes.items()}
+        if len(mixture) and float(mixture.min()) < 0:
+            raise InputError(f"the stored model's '{start}mixture' has shares below 0")
+        names.add(f"{start}source")
+    return names

@@ -16,6 +16,7 @@ from torch.func import functional_call
 
 from ..errors import InputError
 from .annealing import Prices, priced_gates
+from .fit import refuse_unfit
 from .gates import LOGIT_LIMIT, Gate
 from .growth import adopt_widths, narrow_parameters
 from .layers import (
@@ -584,14 +585,21 @@ class MaskedModel(nn.Module):
             return super().load_state_dict(*args, **kwargs)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        """Make room for the tasks (and grown layers) that ``state_dict`` holds, then load as ever."""
-        ids = state_dict.get(f"{prefix}task_ids")
+        """Make room for the tasks (and grown layers) that ``state_dict`` holds, then load as ever.
+
+        Raises InputError, and changes nothing, where it is not the state of such a model.
+        """
+        ids, strict = state_dict.get(f"{prefix}task_ids"), args[1]
+        if ids is not None or strict:
+            own = {k.removeprefix(prefix): v for k, v in state_dict.items() if k.startswith(prefix)}
+            refuse_unfit(self, own, same_types=False)
         if ids is not None:
             self._take_structure(state_dict, prefix, [int(task) for task in ids])
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def _take_structure(self, state_dict: Mapping[str, Tensor], prefix: str, tasks: list[int]) -> None:
         adopt_widths(self, state_dict, prefix)
+        self.narrow_columns.clear()
         self.tasks = tasks
         self.task_ids = torch.tensor(tasks, device=self.device, dtype=torch.long)
         for path, gate in self.gates_by_path.items():

@@ -14,7 +14,9 @@ from torch import Tensor, nn
 
 from ..errors import InputError
 from ..storage import Tree, read_tree, write_tree
-from .fingerprint import Fingerprints
+from .fingerprint import Fingerprints, probe
+from .fit import refuse_numbers, refuse_record_name
+from .layers import evaluating
 from .records import Lateral
 from .wiring import read_inputs
 
@@ -73,12 +75,16 @@ def load_task(model: MaskedModel, path: Path, task: int | None = None) -> int:
             are not here. The first difference is named, and nothing is changed.
     """
     tree = read_tree(path, format=FORMAT, version=VERSION)
-    task = int(tree["task"]) if task is None else task
-    try:
-        _refuse_unfit(model, tree, task)
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from None
-    _put(model, tree, task)
+    with model.lock:
+        try:
+            task = _number(tree["task"] if task is None else task)
+            _refuse_malformed(model, tree)
+            _refuse_unfit(model, tree, task)
+            _put_whole(model, tree, task)
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from None
+        except Exception as error:
+            raise InputError(f"{path}: holds no task as save_task writes one ({error!r})") from error
     return task
 
 
@@ -86,6 +92,61 @@ def _inputs(model: MaskedModel, masks: dict[str, Tensor]) -> dict[str, Tensor]:
     """[e] the inputs of each layer that can differ from 0 under the masks."""
     live = read_inputs(model, masks)
     return {path: flags.nonzero().flatten() for path, flags in live.items()}
+
+
+def _number(task: object) -> int:
+    if isinstance(task, bool) or not isinstance(task, int) or task < 0:
+        raise InputError(f"a task's number is a whole number, 0 or more, not {task!r}")
+    return task
+
+
+def _refuse_malformed(model: MaskedModel, tree: Tree) -> None:
+    """Types and numbers; sizes that this model gives are compared by :func:`_refuse_unfit`."""
+    for path, mask in tree["masks"].items():
+        if mask.dtype != torch.bool or mask.dim() != 1:
+            raise InputError(f"its mask of layer '{path}' is {mask.dtype} {list(mask.shape)}, not bits")
+    head, laterals = tree["head"], tree["laterals"]
+    if set(head) != {"weight", "bias"} or head["weight"].dim() != 2 or not len(head["weight"]):
+        raise InputError("its head is no Linear with a bias")
+    if head["bias"].shape != head["weight"].shape[:1]:
+        raise InputError(f"its head has {len(head['weight'])} outputs and {list(head['bias'].shape)} biases")
+    classes = len(head["weight"])
+    for number, one in enumerate(laterals):
+        _refuse_malformed_lateral(model, tree, number, one, classes)
+    numbers = {f"the weight of layer '{path}'": value for path, value in tree["weights"].items()}
+    numbers |= {f"the bias of layer '{path}'": v for path, v in tree["biases"].items() if v is not None}
+    numbers |= {f"its head's {name}": value for name, value in head.items()}
+    numbers |= {f"lateral {i}'s {name}": one[name] for i, one in enumerate(laterals) for name in LATERAL}
+    for name, value in numbers.items():
+        if str(value.dtype) != tree["type"]:
+            raise InputError(f"{name} is {value.dtype}, not {tree['type']} as all of it")
+    for name, value in tree["record"].items():
+        refuse_record_name(name)
+        numbers[f"its record's {name}"] = value
+    numbers |= {f"norm {i}'s {k}": v for i, state in enumerate(tree["norms"]) for k, v in state.items()}
+    for name, value in numbers.items():
+        refuse_numbers(name, value)
+
+
+def _refuse_malformed_lateral(
+    model: MaskedModel, tree: Tree, number: int, lateral: Tree, classes: int
+) -> None:
+    source = _number(lateral["source"])
+    if source == tree["task"]:
+        size = tree["head"]["weight"].shape[1]
+    elif source in model.committed:
+        size = cast(nn.Linear, model.heads[str(source)]).in_features
+    else:
+        return  # refused by name later
+    pooled = len(lateral["mixture"])
+    shapes = {"scale": [], "weight": [pooled or classes, size], "bias": [pooled or classes]}
+    shapes["mixture"] = [pooled, classes] if pooled else [0]
+    for name, shape in shapes.items():
+        if list(lateral[name].shape) != shape:
+            found = list(lateral[name].shape)
+            raise InputError(f"lateral {number}'s {name} has the shape {found}, it must be {shape}")
+    if pooled and float(lateral["mixture"].min()) < 0:
+        raise InputError(f"lateral {number}'s mixture has shares below 0")
 
 
 def _refuse_unfit(model: MaskedModel, tree: Tree, task: int) -> None:
@@ -130,6 +191,8 @@ def _refuse_other_weights(model: MaskedModel, tree: Tree) -> None:
         bias = tree["biases"][path]
         if (bias is None) != (layer.bias is None):
             raise InputError(f"layer '{path}' has {'no' if bias is None else 'a'} bias there, not so here")
+        if bias is not None and list(bias.shape) != [len(rows)]:
+            raise InputError(f"the biases of layer '{path}' have the shape {list(bias.shape)} there")
         if not model.committed:
             continue
         both = used[path][rows][:, None] & torch.isin(columns, needed[path])
@@ -153,7 +216,7 @@ def _refuse_other_weights(model: MaskedModel, tree: Tree) -> None:
 def _refuse_other_norms(model: MaskedModel, tree: Tree) -> None:
     here = [norm.original.state_dict() for norm in model.norms()]
     shapes = [
-        [{name: list(value.shape) for name, value in state.items()} for state in norms]
+        [{name: [str(value.dtype), *value.shape] for name, value in state.items()} for state in norms]
         for norms in (tree["norms"], here)
     ]
     if shapes[0] != shapes[1]:
@@ -169,6 +232,42 @@ def _refuse_other_sources(model: MaskedModel, tree: Tree) -> None:
             raise InputError(f"it reads from task {source}, which is not here: load that first")
         if Fingerprints(model).of(source)[0].weights != lateral["of"]:
             raise InputError(f"it reads from task {source}, and the task of that number here is another one")
+
+
+@torch.no_grad()
+def _put_whole(model: MaskedModel, tree: Tree, task: int) -> None:
+    """As :func:`_put`, or not at all: where that fails, or its logits are not finite, all is as before."""
+    before = [
+        (parameter, parameter.clone())
+        for _, layer in model.layer_modules()
+        for parameter in layer.parameters()
+    ]
+    rows = len(model.committed)
+    try:
+        _put(model, tree, task)
+        with evaluating(model):
+            if not bool(model(probe(model), task).isfinite().all()):
+                raise InputError("its logits for random inputs are not finite")
+    except BaseException:
+        for parameter, value in before:
+            parameter.copy_(value)
+        _take_out(model, task, rows)
+        raise
+
+
+def _take_out(model: MaskedModel, task: int, rows: int) -> None:
+    """Remove the last task, of which a part may be there; ``rows`` tasks are committed without it."""
+    for gate in model.gates_by_path.values():
+        gate.masks, gate.widths = gate.masks[:rows].clone(), gate.widths[:rows]
+        gate.commit_widths = gate.commit_widths[:rows].clone()
+        gate.logits = gate.values = None
+    for parts in (model.heads, model.records, model.laterals, *(norm.tasks for norm in model.norms())):
+        if str(task) in parts:
+            del parts[str(task)]
+    if task in model.tasks:
+        model.tasks.remove(task)
+    model.task_ids = torch.tensor(model.tasks, device=model.device, dtype=torch.long)
+    model.select(None)
 
 
 @torch.no_grad()

@@ -72,6 +72,7 @@ def test_the_file_has_the_documented_fields(tmp_path):
         "transfers",
         "timings",
         "environment",
+        "seal",
     }
     assert values["accuracy_matrix"][0][1] is None
     assert values["transfers"] == []
