@@ -114,6 +114,10 @@ CONTENTS = [
 CONTENTS += [b"9" * 5000, b"NaN", bytes(range(256)) * 20]
 
 
+OF_LIBRARIES = ("KMP_", "TORCHINDUCTOR_")
+"""what scikit-learn and torch set in the environment when they are first used"""
+
+
 @dataclass
 class Case:
     """A command line; ``outs``: what it may write, beside which nothing may change."""
@@ -496,7 +500,7 @@ def state() -> dict[str, Any]:
     return {
         "threads": torch.get_num_threads(),
         "folder": os.getcwd(),
-        "environment": dict(os.environ),
+        "environment": {k: v for k, v in os.environ.items() if not k.startswith(OF_LIBRARIES)},
         "signals": handlers,
         "recursion": sys.getrecursionlimit(),
     }
