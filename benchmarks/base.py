@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -11,10 +13,20 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 def _named(folder: object) -> object:
     if folder == "":
         raise ValueError("is empty, which would be the current folder: give a folder's path, . for this one")
+    if isinstance(folder, str | Path):
+        try:
+            os.lstat(Path(folder).expanduser())
+        except RuntimeError as error:  # ~ of a user who is not there
+            raise ValueError(f"{error}: write the folder's whole path") from None
+        except ValueError:
+            raise ValueError("holds a character that no path can hold") from None
+        except OSError as error:
+            if error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
+                raise ValueError(f"{error.strerror}: give another") from None
     return folder
 
 
-Count = Annotated[int, Field(strict=True, gt=0)]
+Count = Annotated[int, Field(strict=True, gt=0, le=1_000_000)]
 Folder = Annotated[Path, BeforeValidator(_named)]
 
 DEFAULT_CACHE = Path("~/.cache/dsn")

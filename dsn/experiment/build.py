@@ -12,6 +12,7 @@ from dsn.masking import MaskedModel, mask_neurons
 from dsn.training import DSN
 
 from .config import Backbone, Config, MLPConfig, TorchvisionConfig
+from .machine import memory_bytes
 from .optimizers import optimizer_arguments, optimizer_class
 
 PixelRange = tuple[Tensor, Tensor]
@@ -34,6 +35,30 @@ def architecture(config: Config) -> Config:
 
 def build_backbone(config: Backbone, sample_shape: torch.Size) -> tuple[nn.Module, str | None]:
     """The backbone and the path of its head, None where it has none."""
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+        _refuse_too_large(config, sample_shape)
+    return _build_backbone(config, sample_shape)
+
+
+def _refuse_too_large(config: Backbone, sample_shape: torch.Size) -> None:
+    """Raise InputError where the weights, their gradients and two copies do not fit into memory."""
+    if isinstance(config, TorchvisionConfig):
+        config = config.model_copy(update={"pretrained": False})
+    try:
+        backbone, _ = _build_backbone(config, sample_shape)
+    except InputError:
+        raise
+    except (RuntimeError, OverflowError) as error:  # too large to be counted
+        raise InputError(f"backbone: is too large ({str(error).splitlines()[0]}); make it smaller") from error
+    needed = 4 * sum(weight.numel() * weight.element_size() for weight in backbone.parameters())
+    if needed > (there := memory_bytes()):
+        raise InputError(
+            f"backbone: learning needs {needed / 1e9:,.0f} GB for its weights, this machine has "
+            f"{there / 1e9:,.0f} GB; make it smaller"
+        )
+
+
+def _build_backbone(config: Backbone, sample_shape: torch.Size) -> tuple[nn.Module, str | None]:
     options = config.model_dump(exclude={"name"})
     if isinstance(config, MLPConfig):
         return backbones.mlp(in_features=sample_shape.numel(), **options), None

@@ -87,6 +87,8 @@ class Checkpoints:
         self._interrupts, self._console = interrupts, console
         self._waiting: Callable[[], Tree] | None = None
         self._latest_is_bad = False
+        self.came_by = False
+        """whether the run has come to a rest since it began or went on"""
         self._began_again()
 
     def rest(self, before: str, make: Callable[[], Tree]) -> None:
@@ -102,6 +104,7 @@ class Checkpoints:
             Stopped: a signal came.
         """
         self._waiting = None
+        self.came_by = True
         self._iterations += before == "iteration"
         if self._interrupts.requested is not None or self._due():
             self._write(make())

@@ -171,10 +171,12 @@ def load_comparison(folder: Path) -> Comparison:
     """
     path = folder / FILE
     try:
+        if path.exists() and not path.is_file():  # a pipe would be waited for
+            raise OSError("is no file")
         values = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         raise InputError(f"{path}: no such file; give the folder that run.py compare wrote") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: not a readable comparison.json: {error}") from error
     version = values.get("format_version") if isinstance(values, dict) else None
     if version != COMPARISON_VERSION:

@@ -31,7 +31,7 @@ class MLPConfig(Block):
     """``dsn.backbones.mlp``; ``widths``: neurons a layer."""
 
     name: Literal["mlp"] = "mlp"
-    widths: Annotated[list[Positive], Field(min_length=1)] = [2000, 2000]
+    widths: Annotated[list[Positive], Field(min_length=1, max_length=1000)] = [2000, 2000]
     bias: bool = True
 
 
@@ -68,7 +68,7 @@ class SmallCNNConfig(Block):
 
     name: Literal["small_cnn"] = "small_cnn"
     width: Positive = 32
-    depth: Positive = 1
+    depth: Annotated[int, Field(gt=0, le=100)] = 1
     features: Positive = 256
     bias: bool = True
     norm: bool = True
@@ -319,7 +319,7 @@ class Config(Block):
     checkpoint: CheckpointConfig = CheckpointConfig()
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     device: str = "auto"
-    threads: Positive | None = None
+    threads: Annotated[int, Field(gt=0, le=1024)] | None = None
     tensorboard: bool = False
 
     @field_validator("device")

@@ -29,17 +29,22 @@ KERNEL_SETTINGS = (
 
 def set_up(config: Config) -> torch.device:
     """Threads, seeds and deterministic kernels; returns the device. Raises InputError if it is not there."""
+    device = _device(config)
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     seed_everything(config.seed)
     torch.backends.cudnn.deterministic = True
     torch.backends.cudnn.benchmark = False
+    return device
+
+
+def _device(config: Config) -> torch.device:
     if config.device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     device = torch.device(config.device)
     try:
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        float(torch.zeros(1, device=device))  # the device meta has no numbers to read
+    except (RuntimeError, AssertionError, NotImplementedError, ImportError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(
             f"device: {config.device} cannot be used here ({reason}); set auto or cpu"
@@ -76,6 +81,14 @@ def _blas() -> str:
     found = re.search(r"BLAS_INFO=(\w+)", torch.__config__.show())
     settings = [f"{name}={os.environ[name]}" for name in KERNEL_SETTINGS if name in os.environ]
     return " ".join([found.group(1) if found else "unknown", *settings])
+
+
+def memory_bytes() -> float:
+    """The machine's memory; infinite where the system does not tell."""
+    try:
+        return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    except (AttributeError, ValueError, OSError):
+        return float("inf")
 
 
 def _processor() -> str:

@@ -10,3 +10,14 @@ def shortened(text: str) -> str:
     if home.count("/") and home != "~":  # the root as a home would be in every path
         text = re.sub(rf"(?<![^\s='\"]){re.escape(home)}(?=/|$|\s|'|\")", "~", text)
     return text.encode("utf-8", "backslashreplace").decode()
+
+
+def as_cell(text: str) -> str:
+    """``text`` as a cell of CSV that is not taken for a formula: ' stands before what begins like one."""
+    if not text.startswith(("=", "+", "-", "@", "\t", "\r")):
+        return text
+    try:
+        float(text)
+    except ValueError:
+        return f"'{text}"
+    return text

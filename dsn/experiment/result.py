@@ -196,10 +196,12 @@ def read_result(path: Path) -> Result:
     Raises InputError for a missing file, text that is not JSON, another format version or a wrong field.
     """
     try:
+        if path.exists() and not path.is_file():  # a pipe would be waited for
+            raise OSError("is no file")
         values = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; a finished run writes it") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: not a readable result.json: {error}") from error
     version = values.get("format_version") if isinstance(values, dict) else None
     if version != FORMAT_VERSION:

@@ -126,8 +126,9 @@ def run_from(
     folder: Path,
 ) -> Result:
     """Go on from ``saved``, None for the start, to the result, and write its files into ``folder``."""
+    resumed = saved is not None
     saved = {"seconds": 0.0, "learnt": None, "course": None, "references": None} | (saved or {})
-    watch = Stopwatch(saved["seconds"])
+    watch = Stopwatch(saved["seconds"] if isinstance(saved["seconds"], float) else 0.0)
     logs = checkpoints.folder / TENSORBOARD if config.tensorboard else None  # they outlive an interruption
     benchmark = streams.build(config.stream, config.seed)
     say(console, f"{config.stream.name}, {config.strategy} on {device}")
@@ -172,6 +173,11 @@ def run_from(
         raise
     except BaseException as error:
         checkpoints.flush()
+        if resumed and not checkpoints.came_by and isinstance(error, Exception):
+            raise InputError(
+                f"{checkpoints.folder}: does not fit this run ({type(error).__name__}: "
+                f"{str(error).partition(chr(10))[0]}); remove it to start afresh"
+            ) from error
         if (told := explain(error, config)) is not None:
             raise InputError(told) from error
         raise

@@ -5,7 +5,6 @@
 
 import os
 import re
-import stat
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +15,22 @@ from dsn.errors import InputError
 MOST_BYTES = 1_000_000
 MOST_VALUES = 20_000
 """of a file, aliases counted as often as they are used"""
+TOO_MANY = f"holds more than {MOST_VALUES} values, aliases written out"
 LONGEST_SHOWN = 200
 INT, FLOAT, TIME = (f"tag:yaml.org,2002:{kind}" for kind in ("int", "float", "timestamp"))
 
 
 class _StrictLoader(yaml.SafeLoader):
     """SafeLoader with these changes."""
+
+    composed = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        """As it is there, but not endlessly."""
+        self.composed += 1
+        if self.composed > MOST_VALUES:
+            raise yaml.YAMLError(TOO_MANY)
+        return super().compose_node(parent, index)
 
 
 def _without(tags: tuple[str, ...]) -> dict[str, list[Any]]:
@@ -94,10 +103,10 @@ def shown(value: Any) -> str:
 
 def _read(path: Path) -> bytes:
     """What is in ``path``, which may be a pipe; one that nobody writes into is empty."""
+    if path.is_dir():
+        raise IsADirectoryError("is a folder")
     descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
     with open(descriptor, "rb") as file:
-        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
-            raise IsADirectoryError("is a folder")
         if hasattr(os, "set_blocking"):
             os.set_blocking(descriptor, True)
         content = file.read(MOST_BYTES + 1)
@@ -108,13 +117,13 @@ def _read(path: Path) -> bytes:
 
 def parse(text: str, where: str) -> Any:
     """The value that ``text`` stands for. Raises InputError with ``where`` and the line."""
-    loader = _StrictLoader(text)
     try:
+        loader = _StrictLoader(text)
         node = loader.get_single_node()
         if node is None:
             return None
         if _count(node, {}) > MOST_VALUES:
-            raise InputError(f"{where}: holds more than {MOST_VALUES} values, aliases written out")
+            raise InputError(f"{where}: {TOO_MANY}")
         return loader.construct_document(node)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
@@ -128,8 +137,6 @@ def parse(text: str, where: str) -> Any:
         ) from error
     except (yaml.YAMLError, ValueError, OverflowError, TypeError, KeyError, AttributeError) as error:
         raise InputError(f"{where}: {str(error).splitlines()[0] if str(error) else 'no YAML'}") from error
-    finally:
-        loader.dispose()
 
 
 def _count(node: yaml.Node, known: dict[int, int]) -> int:

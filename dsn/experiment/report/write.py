@@ -9,6 +9,7 @@ from pathlib import Path
 from dsn.errors import InputError
 
 from ..folder import LOCK, OWNER, partial_folder
+from ..paths import as_cell
 from .figure import Figure
 from .impressions import Pictures
 from .markdown import markdown
@@ -82,7 +83,7 @@ def _csv(reports: list[StreamReport]) -> str:
     text = io.StringIO()
     writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows({name: as_cell(value) for name, value in row.items()} for row in rows)
     return text.getvalue()
 
 
