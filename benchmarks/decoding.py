@@ -19,9 +19,12 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from benchmarks.pixels import read_pixels, refuse_special, shown, unreadable
 from dsn.errors import InputError
 
-_MODES = {1: "L", 3: "RGB"}
+# part of every entry's name: raised whenever the same file gives other pixels
+_READING = 2
+_DARK = 0.25
 
 
 def decode_images(paths: Sequence[Path], *, size: int, channels: int, cache: Path | None) -> Tensor:
@@ -51,15 +54,10 @@ def decode_images(paths: Sequence[Path], *, size: int, channels: int, cache: Pat
 
 def _decode(paths: Sequence[Path], size: int, channels: int) -> np.ndarray:
     pixels = np.empty((len(paths), channels, size, size), np.uint8)
+    brightest: list[float | None] = [None] * len(paths)
 
     def decode(index: int) -> None:
-        try:
-            with Image.open(paths[index]) as image:
-                shaped = image.convert(_MODES[channels])
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            raise InputError(
-                f"cannot read the image {paths[index]} ({error}); repair or remove it"
-            ) from error
+        shaped, brightest[index] = read_pixels(paths[index], channels)
         if shaped.size != (size, size):
             shaped = ImageOps.fit(shaped, (size, size), Image.Resampling.BILINEAR)
         pixels[index] = np.asarray(shaped).reshape(size, size, channels).transpose(2, 0, 1)
@@ -67,14 +65,37 @@ def _decode(paths: Sequence[Path], size: int, channels: int) -> np.ndarray:
     with ThreadPoolExecutor(os.cpu_count()) as threads:
         for _ in threads.map(decode, range(len(paths))):
             pass
+    _refuse_dark(paths, brightest)
     return pixels
 
 
+def _refuse_dark(paths: Sequence[Path], brightest: Sequence[float | None]) -> None:
+    """Raise InputError where images of many bits use less than a quarter of their range, all of them.
+
+    They hold fewer bits then than their files say, 12 of a camera for example, and would come out black.
+    """
+    scaled = [(share, path) for share, path in zip(brightest, paths, strict=True) if share is not None]
+    if not scaled:
+        return
+    share, path = max(scaled)
+    if 0 < share < _DARK:
+        raise InputError(
+            f"none of the {len(scaled)} images of more than 8 bits is brighter than {share:.1%} of what its "
+            f"format can hold (the brightest is {shown(path)}): they hold fewer bits than their files say; "
+            "convert them to 8 bits"
+        )
+
+
 def _fingerprint(paths: Sequence[Path], size: int, channels: int) -> str:
-    digest = hashlib.sha256(f"{size} {channels}\n".encode())
+    digest = hashlib.sha256(f"{_READING} {size} {channels}\n".encode())
     for path in paths:
-        status = path.stat()
-        digest.update(f"{path.absolute()}\0{status.st_size} {status.st_mtime_ns}\n".encode())
+        try:
+            refuse_special(path)
+            status = path.stat()
+        except OSError as error:
+            raise unreadable(path, error) from error
+        digest.update(os.fsencode(path.absolute()))
+        digest.update(f"\0{status.st_size} {status.st_mtime_ns}\n".encode())
     return digest.hexdigest()
 
 

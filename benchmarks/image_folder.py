@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import warnings
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -65,7 +68,7 @@ def load(config: ImageFolderConfig) -> Images:
                 f"{root}: {', '.join(missing)} in {other} but not in {folder}; "
                 f"add {root / folder / missing[0]} with images, or remove {root / other / missing[0]}"
             )
-    return Images(*_decode(config, train), *_decode(config, test), classes=list(train))
+    return Images(*_decode(config, train), *_decode(config, test), classes=_names(train))
 
 
 def _load_one_folder(config: ImageFolderConfig, root: Path) -> Images:
@@ -89,7 +92,7 @@ def _load_one_folder(config: ImageFolderConfig, root: Path) -> Images:
     train, test = pick_rows(
         y.numpy(), range(len(files)), limit=None, validation=config.test_share, random=random
     )
-    return Images(x[train], y[train], x[test], y[test], classes=list(files))
+    return Images(x[train], y[train], x[test], y[test], classes=_names(files))
 
 
 def _decode(config: ImageFolderConfig, files: dict[str, list[Path]]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -107,6 +110,12 @@ def _decode(config: ImageFolderConfig, files: dict[str, list[Path]]) -> tuple[to
     return x, torch.repeat_interleave(torch.arange(len(files)), counts)
 
 
+def _names(files: dict[str, list[Path]]) -> list[str]:
+    from benchmarks.pixels import shown
+
+    return [shown(Path(name)) for name in files]
+
+
 def _files_by_class(folder: Path) -> dict[str, list[Path]]:
     """Class name -> its image files, both sorted."""
     from dsn.errors import InputError
@@ -116,7 +125,12 @@ def _files_by_class(folder: Path) -> dict[str, list[Path]]:
         raise InputError(
             f"{folder} has no class folders; put the images of each class in a folder of its own"
         )
-    files = {path.name: _image_files(path) for path in classes}
+    left: Counter[str] = Counter()
+    files = {path.name: _image_files(path, left) for path in classes}
+    left["loose files outside of the class folders"] = sum(
+        not path.is_dir() and not path.name.startswith(".") for path in folder.iterdir()
+    )
+    _tell(folder, left)
     for name, paths in files.items():
         if not paths:
             raise InputError(
@@ -126,18 +140,37 @@ def _files_by_class(folder: Path) -> dict[str, list[Path]]:
     return files
 
 
-def _image_files(folder: Path) -> list[Path]:
-    return sorted(
-        path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in _EXTENSIONS and not path.name.startswith(".")
-    )
+def _image_files(folder: Path, left: Counter[str]) -> list[Path]:
+    """The images in ``folder``, sorted; what is left out is counted in ``left``."""
+
+    def refuse(error: OSError) -> None:
+        from benchmarks.pixels import shown
+        from dsn.errors import InputError
+
+        raise InputError(f"cannot read the folder {shown(Path(error.filename))} ({error.strerror})")
+
+    found = []
+    for place, folders, files in os.walk(folder, onerror=refuse):
+        visible = [Path(place, name) for name in files if not name.startswith(".")]
+        images = [path for path in visible if path.suffix.lower() in _EXTENSIONS]
+        found += images
+        left["files with other endings"] += len(visible) - len(images)
+        left["linked folders"] += sum(os.path.islink(os.path.join(place, name)) for name in folders)
+    return sorted(found)
 
 
 def _subfolders(folder: Path) -> Sequence[Path]:
     if not folder.is_dir():
         return []
     return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+
+
+def _tell(folder: Path, left: Counter[str]) -> None:
+    counts = [f"{count} {kind}" for kind, count in left.items() if count]
+    if counts:
+        from benchmarks.pixels import shown
+
+        warnings.warn(f"{shown(folder)}: left out {', '.join(counts)}", stacklevel=2)
 
 
 def _require_folder(folder: Path) -> None:

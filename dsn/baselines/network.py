@@ -4,8 +4,10 @@ Shapes: x [batch, ...]; features [batch, d]; logits [batch, classes of the task]
 task of each sample.
 """
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from avalanche.models import MultiTaskModule
@@ -109,6 +111,14 @@ class TaskNetwork(MultiTaskModule):
         for parameter in self.own_parameters(task):
             parameter.requires_grad_(False)
             parameter.grad = None
+
+    def keep(self) -> Any:
+        """Everything as it is now, for :meth:`go_back`."""
+        return copy.deepcopy(self.__dict__)
+
+    def go_back(self, kept: Any) -> None:
+        """Be what :meth:`keep` kept."""
+        self.__dict__.update(kept)
 
     def compute(self, x: Tensor, task: int) -> Tensor:
         """Features [batch, d] of ``task``, whose norm state is chosen already."""

@@ -85,6 +85,14 @@ class ProgressiveNetwork(nn.Module):
         self.heads.append(nn.Linear(size * len(self.columns), num_classes))
         self.tasks.append(task)
 
+    def keep(self) -> int:
+        """How many tasks there are: a task changes nothing of earlier ones."""
+        return len(self.tasks)
+
+    def go_back(self, kept: int) -> None:
+        """Drop the tasks behind the first ``kept``."""
+        del self.columns[kept:], self.heads[kept:], self.tasks[kept:]
+
     def own_parameters(self, task: int) -> list[nn.Parameter]:
         """Those of its column and head: nothing is shared."""
         row = self.tasks.index(task)

@@ -39,6 +39,10 @@ class Cumulative(Baseline):
         self.seen[self.model.tasks[-1]] = self.samples
         self.dataloader = MixedLoader(self.seen, batch_size=self.train_mb_size)
 
+    def drop_unfinished(self, task: int, *before: Any) -> None:
+        super().drop_unfinished(task, *before)
+        self.seen.pop(task, None)
+
     def judged_tasks(self) -> list[int]:
         return self.model.tasks
 

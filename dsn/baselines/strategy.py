@@ -4,6 +4,7 @@ schedule, early stopping.
 Shapes: x [n, ...]; y [n] int64, the class's position in its task; logits [batch, classes of the task].
 """
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, cast
@@ -16,9 +17,13 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ..errors import InputError
+from ..evaluation.experiences import name_of, task_label
 from ..masking.layers import MASKABLE, evaluating
 from ..training.best_state import BestState
-from ..training.loader import TensorLoader, read_samples
+from ..training.groups import ParameterGroups, Undecayed, options_of
+from ..training.loader import StreamLoader, TensorLoader
+from ..training.loading import Loading, no_validation, refuse_below
+from ..training.samples import read_samples
 from ..training.schedule import Schedule, checked, summed_score
 from .memory import MemoryUse, bytes_of
 from .network import TaskNetwork
@@ -27,7 +32,7 @@ Samples = tuple[Tensor, Tensor]
 WEIGHT_BYTES = 4  # float32
 
 
-class Baseline(SupervisedTemplate):
+class Baseline(Loading, SupervisedTemplate):
     """Training of one shared network task after task; by itself plain finetuning.
 
     Args: those of ``DSN`` that are not about masks; ``train_epochs`` counts all epochs of a task.
@@ -45,7 +50,7 @@ class Baseline(SupervisedTemplate):
     rehearses = False
     """whether what earlier tasks alone use, heads and norm state, goes on learning"""
 
-    scores_lr_factor = 1.0
+    score_lr_factor = 1.0
     """learning rate of :meth:`scores` over that of everything else"""
 
     def __init__(
@@ -66,6 +71,8 @@ class Baseline(SupervisedTemplate):
         evaluator: EvaluationPlugin | Any = default_evaluator,
         **base_kwargs: Any,
     ) -> None:
+        refuse_below(1, {"train_mb_size": train_mb_size, "eval_mb_size": eval_mb_size})
+        refuse_below(0, {"train_epochs": train_epochs})
         self.plateau = checked(schedule, judge, plateau)
         super().__init__(
             model=model,
@@ -83,9 +90,9 @@ class Baseline(SupervisedTemplate):
         self.schedule, self.judge = schedule, judge
         self.patience = patience
         self.restore_best = restore_best
-        self._options = {k: v for k, v in optimizer.param_groups[0].items() if k != "params"}
+        self.groups = ParameterGroups(optimizer, model)
         self._validation: dict[int, Samples] = {}
-        self._eval_samples: dict[tuple[int, str, int], Samples] = {}
+        self._before: tuple[int, Any, Any] | None = None
 
     # ---- what a method changes -------------------------------------------------------------------------
 
@@ -126,16 +133,40 @@ class Baseline(SupervisedTemplate):
         tasks = self.model.tasks if self.rehearses else [task]
         return [buffer for t in tasks for buffer in self.model.task_buffers(t)]
 
+    def train(self, experiences: Any, eval_streams: Any = None, **kwargs: Any) -> Any:
+        """Avalanche's; what an interrupted call before has left half-learnt is dropped first."""
+        if self._before is not None:
+            self.drop_unfinished(*self._before)
+            self._before = None
+        try:
+            return super().train(experiences, eval_streams, **kwargs)
+        except BaseException:
+            self.is_training, self._eval_streams = False, None
+            raise
+
+    def drop_unfinished(self, task: int, kept: Any, options: Any) -> None:
+        """Make network and optimizer what they were before ``task``, which was not learnt to its end."""
+        warnings.warn(
+            f"the training of task {task} did not come to its end: the task is dropped, and the network is "
+            "as it was before it",
+            stacklevel=3,
+        )
+        self.model.go_back(kept)
+        self.groups.put_options(options)
+
     def check_model_and_optimizer(self, **_kwargs: Any) -> None:
         """Begin the experience's task: head, norm state, a fresh optimizer."""
-        task = label_of(self.experience)
+        task = task_label(self.experience)
         if task in self.model.tasks:
             raise InputError(
-                f"experience {self.experience.current_experience} has task label {task}, which was learnt "
-                "before: does the stream carry task labels? (return_task_id=True in Avalanche's classic "
-                "streams, task_labels=True in nc_benchmark)"
+                f"{name_of(self.experience)} has task label {task}, which was learnt before: does the stream "
+                "carry task labels? (return_task_id=True in Avalanche's classic streams, task_labels=True in "
+                "nc_benchmark)"
             )
-        self.model.add_task(max(self.experience.classes_in_this_experience) + 1, task)
+        self._before = task, self.model.keep(), options_of(self.optimizer)
+        if self.schedule != "constant":
+            self.groups.put_options(self.groups.options)
+        self.model.add_task(self.count_classes(), task)
         self.model.to(self.device).train()
         self.make_optimizer()
 
@@ -143,19 +174,13 @@ class Baseline(SupervisedTemplate):
         """Empty the optimizer and fill it with what the task being learnt trains."""
         scores = self.scores()
         chosen = {id(p) for p in scores}
-        self.optimizer.state.clear()
-        self.optimizer.param_groups.clear()
         others = [p for p in self.task_parameters(self.model.tasks[-1]) if id(p) not in chosen]
-        self.optimizer.add_param_group({**self._options, "params": others})
-        if scores:
-            own: dict[str, Any] = {"lr": self._options["lr"] * self.scores_lr_factor}
-            if "weight_decay" in self._options:
-                own["weight_decay"] = 0.0
-            self.optimizer.add_param_group({**self._options, **own, "params": scores})
+        self.groups.fill([*others, *scores])
+        self._undecayed = Undecayed(self.optimizer, scores, self.score_lr_factor)
 
     def _train_exp(self, experience: Any, eval_streams: Any = None, **kwargs: Any) -> None:
         task = self.model.tasks[-1]
-        self._read_validation(task, eval_streams or [])
+        self._read_validation(task)
         scheduler = self._make_scheduler()
         for epochs in self.phases():
             self._train_phase(task, epochs, scheduler, **kwargs)
@@ -164,6 +189,7 @@ class Baseline(SupervisedTemplate):
         super()._after_training_exp(**kwargs)
         if not self.rehearses:
             self.model.end_task(self.model.tasks[-1])
+        self._before = None
 
     def _train_phase(self, task: int, epochs: int, scheduler: Schedule, **kwargs: Any) -> None:
         best = BestState(cast(Any, self), task)
@@ -200,12 +226,13 @@ class Baseline(SupervisedTemplate):
 
     def forward(self) -> Tensor:
         """Logits of the batch; all equal for a task that has not been learnt."""
-        task = label_of(self.experience)
-        if task not in self.model.tasks:
-            classes = max(self.experience.classes_in_this_experience) + 1
-            return torch.zeros(len(self.mb_x), classes, device=self.device)
-        mixed = self.is_training and self.rehearses
-        return cast(Tensor, self.model(self.mb_x, self.mb_task_id if mixed else task))
+        task = task_label(self.experience)
+        if not self.is_training:
+            return self.evaluated_logits(task)
+        return cast(Tensor, self.model(self.mb_x, self.mb_task_id if self.rehearses else task))
+
+    def _logits(self, x: Tensor, task: int) -> Tensor:
+        return cast(Tensor, self.model(x, task))
 
     def backward(self) -> None:
         """Backward pass; remembers the first iteration whose loss is not finite, without waiting for it."""
@@ -215,7 +242,7 @@ class Baseline(SupervisedTemplate):
 
     def optimizer_step(self) -> None:
         """A step inside :meth:`protection`."""
-        with self.protection():
+        with self.protection(), self._undecayed:
             self.optimizer.step()
 
     # ---- data ------------------------------------------------------------------------------------------
@@ -224,25 +251,18 @@ class Baseline(SupervisedTemplate):
         """The model as it is: tasks are added in training alone, so evaluating has no side effects."""
         return (self.model if model is None else model).to(self.device)
 
-    def make_train_dataloader(self, **_kwargs: Any) -> None:
-        """Batches of the experience's samples, from tensors."""
+    def _kept(self, workers: int, **batches: Any) -> TensorLoader:
+        if not self.is_training:
+            return super()._kept(workers, **batches)
         self.samples = on(self.device, read_samples(self.adapted_dataset))
-        self.dataloader = TensorLoader(
-            *self.samples, label_of(self.experience), batch_size=self.train_mb_size, shuffle=True
-        )
+        return TensorLoader(*self.samples, task_label(self.experience), **batches).to(self.device)
 
-    def make_eval_dataloader(self, **_kwargs: Any) -> None:
-        """The same for evaluation; each experience is read once in the strategy's life."""
-        stream = self.experience.origin_stream
-        key = (id(stream.benchmark), stream.name, self.experience.current_experience)
-        if key not in self._eval_samples:
-            self._eval_samples[key] = on(self.device, read_samples(self.adapted_dataset))
-        self.dataloader = TensorLoader(
-            *self._eval_samples[key],
-            label_of(self.experience),
-            batch_size=self.eval_mb_size,
-            shuffle=False,
-        )
+    def _stream(
+        self, workers: int, classes: int | None, kwargs: dict[str, Any], **batches: Any
+    ) -> StreamLoader:
+        if self.is_training:  # what a method keeps of the task
+            self.samples = on(self.device, read_samples(self.adapted_dataset))
+        return super()._stream(workers, classes, kwargs, **batches)
 
     def some_samples(self, count: int) -> Samples:
         """At most ``count`` of the task's training samples, drawn at random."""
@@ -250,18 +270,13 @@ class Baseline(SupervisedTemplate):
         chosen = torch.randperm(len(x))[:count].to(x.device)
         return x[chosen], y[chosen]
 
-    def _read_validation(self, task: int, eval_streams: Sequence[Any]) -> None:
+    def _read_validation(self, task: int) -> None:
         if not self._judges_epochs:
             return
-        for stream in eval_streams:
-            for experience in stream if isinstance(stream, Sequence) else [stream]:
-                if label_of(experience) == task:
-                    self._validation[task] = on(self.device, read_samples(experience.dataset.eval()))
-                    return
-        raise InputError(
-            f"task {task}: patience, restore_best and schedule 'plateau' need validation data; give them as "
-            "train(experience, eval_streams=[validation experience]), or set the stream's validation share"
-        )
+        samples = self.find_validation(task, self.count_classes())
+        if samples is None:
+            raise no_validation(task)
+        self._validation[task] = on(self.device, samples)
 
     def _validation_score(self) -> float:
         """Mean over the judged tasks of the score of their validation data, higher is better."""
@@ -302,15 +317,7 @@ class Baseline(SupervisedTemplate):
         )
 
 
-def label_of(experience: Any) -> int:
-    """The task label of an experience. Raises InputError unless it has exactly one."""
-    labels = set(getattr(experience, "task_labels", ()))
-    if len(labels) != 1:
-        raise InputError(
-            f"experience {experience.current_experience} has the task labels {sorted(labels)}: exactly one "
-            "an experience is needed (return_task_id=True in Avalanche's classic streams)"
-        )
-    return int(labels.pop())
+label_of = task_label
 
 
 def on(device: Any, samples: Samples) -> Samples:

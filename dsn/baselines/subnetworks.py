@@ -36,15 +36,15 @@ class WSN(Baseline):
     each task. Biases and norm state are the task's own, where the authors' code has none or shares them.
 
     Args (beside those of Baseline):
-        scores_lr_factor: learning rate of the scores over that of the weights. A score's gradient is that of
+        score_lr_factor: learning rate of the scores over that of the weights. A score's gradient is that of
             its mask times the weight, so it is as much smaller as the weights are.
     """
 
     model: WeightMaskedNetwork
 
-    def __init__(self, *, scores_lr_factor: float = 1.0, **shared: Any) -> None:
+    def __init__(self, *, score_lr_factor: float = 1.0, **shared: Any) -> None:
         super().__init__(**shared)
-        self.scores_lr_factor = scores_lr_factor
+        self.score_lr_factor = score_lr_factor
 
     def check_model_and_optimizer(self, **kwargs: Any) -> None:
         super().check_model_and_optimizer(**kwargs)

@@ -60,11 +60,11 @@ class ScoredBlock(BaselineBlock):
     """Subnetworks of single weights.
 
     density: share of a layer's weights that a task uses
-    scores_lr_factor: learning rate of the scores that choose them, over ``lr``
+    score_lr_factor: learning rate of the scores that choose them, over ``lr``
     """
 
     density: Share = 0.5
-    scores_lr_factor: PositiveFloat = 1.0
+    score_lr_factor: PositiveFloat = 1.0
 
 
 class WSNConfig(ScoredBlock):

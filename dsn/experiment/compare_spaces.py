@@ -23,12 +23,12 @@ SPACES: dict[str, Space] = {
     "hat": {"baselines.hat.sparsity": log(0.01, 3.0), "baselines.hat.s_max": log(50.0, 800.0)},
     "wsn": {
         "baselines.wsn.density": FloatDistribution(0.05, 0.9),
-        "baselines.wsn.scores_lr_factor": log(1.0, 30.0),
+        "baselines.wsn.score_lr_factor": log(1.0, 30.0),
         "baselines.wsn.signed_constants": CategoricalDistribution([False, True]),
     },
     "supsup": {
         "baselines.supsup.density": FloatDistribution(0.05, 0.9),
-        "baselines.supsup.scores_lr_factor": log(1.0, 30.0),
+        "baselines.supsup.score_lr_factor": log(1.0, 30.0),
     },
     "packnet": {"baselines.packnet.retrain": FloatDistribution(0.1, 0.6)},
     "ewc": {"baselines.ewc.strength": log(1.0, 1e5)},

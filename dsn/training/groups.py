@@ -68,11 +68,11 @@ class ParameterGroups:
 
 
 class Undecayed:
-    """Within ``with``, the parameters ``exempt`` take no weight decay: for one step they stand in groups of
-    their own, which otherwise are copies of theirs."""
+    """Within ``with``, the parameters ``exempt`` take no weight decay, and ``factor`` times the learning
+    rate: for one step they stand in groups of their own, which otherwise are copies of theirs."""
 
-    def __init__(self, optimizer: Optimizer, exempt: Sequence[nn.Parameter]) -> None:
-        self._optimizer = optimizer
+    def __init__(self, optimizer: Optimizer, exempt: Sequence[nn.Parameter], factor: float = 1.0) -> None:
+        self._optimizer, self._factor = optimizer, factor
         self._exempt = {id(parameter) for parameter in exempt}
 
     def __enter__(self) -> None:
@@ -81,13 +81,15 @@ class Undecayed:
         self._optimizer.param_groups = [part for group in self._groups for part in self._parts(group)]
 
     def _parts(self, group: dict[str, Any]) -> list[dict[str, Any]]:
-        exempt = [p for p in group["params"] if id(p) in self._exempt] if group.get("weight_decay") else []
+        differs = group.get("weight_decay") or self._factor != 1
+        exempt = [p for p in group["params"] if id(p) in self._exempt] if differs else []
         if not exempt:
             return [group]
         others = [p for p in group["params"] if id(p) not in self._exempt]
         rest = {**group, "params": others}
         self._copies.append((group, rest))
-        return [rest, {**group, "params": exempt, "weight_decay": 0.0}]
+        apart = {**group, "params": exempt, "lr": group["lr"] * self._factor}
+        return [rest, apart | ({"weight_decay": 0.0} if "weight_decay" in group else {})]
 
     def __exit__(self, *_exception: object) -> None:
         self._optimizer.param_groups = self._groups

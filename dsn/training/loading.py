@@ -4,7 +4,7 @@ Shapes as in ``samples.py``.
 """
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -42,7 +42,7 @@ def no_validation(task: int) -> InputError:
 
 
 class Loading:
-    """Mix-in before an Avalanche strategy whose ``model`` has ``tasks`` and ``heads``."""
+    """Mix-in before an Avalanche strategy whose ``model`` has ``tasks``."""
 
     if TYPE_CHECKING:
         model: Any
@@ -142,7 +142,8 @@ class Loading:
 
     def count_classes(self) -> int:
         """Outputs of a head for the classes of the experience that is to be learnt."""
-        return max(count_classes(self.experience, self.adapted_dataset), self.dataloader.classes)
+        read = self.dataloader.classes if isinstance(self.dataloader, Batches) else 0
+        return max(count_classes(self.experience, self.adapted_dataset), read)
 
     def evaluated_logits(self, task: int) -> Tensor:
         """Logits of the batch [batch, C], also for classes of the data that ``task`` has not learnt (never
@@ -153,10 +154,10 @@ class Loading:
             return torch.zeros(len(self.mb_x), max(known, classes, 1), device=self.device)
         return with_unknown_classes(self._logits(self.mb_x, task), classes)
 
-    def find_validation(self, task: int) -> tuple[Tensor, Tensor] | None:
+    def find_validation(self, task: int, classes: int) -> tuple[Tensor, Tensor] | None:
         """x [n, ...], y [n] of the first experience of ``task`` that was given as ``eval_streams``, if any.
 
-        Raises InputError where it has classes that the task is not trained on.
+        Raises InputError where it has other classes than the first ``classes``, which the task learns.
         """
         for experience in [e for stream in self._eval_streams or [] for e in stream]:
             data = experience.dataset
@@ -164,11 +165,10 @@ class Loading:
             if not len(data) or task_label(experience) != task or same_samples(data, self.experience.dataset):
                 continue
             x, y = read_samples(data.eval())
-            outputs = cast(int, self.model.heads[str(task)].out_features)
-            if int(y.max()) >= outputs:
+            if int(y.max()) >= classes:
                 raise InputError(
                     f"{name_of(experience)} has validation samples of class {int(y.max())}, but task {task} "
-                    f"is trained on the classes 0 to {outputs - 1}"
+                    f"is trained on the classes 0 to {classes - 1}"
                 )
             return x, y
         return None

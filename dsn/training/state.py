@@ -119,7 +119,7 @@ def put_state(strategy: "DSN", state: Mapping[str, Tree]) -> None:
     if groups is not None and len(groups) != len(strategy.optimizer.param_groups):
         raise InputError(
             f"the state's optimizer has {len(groups)} parameter groups, this strategy's has "
-            f"{len(strategy.optimizer.param_groups)} (before version 0.2 gate logits had one of their own)"
+            f"{len(strategy.optimizer.param_groups)} (earlier versions gave gate logits one of their own)"
         )
     refuse_unfit(strategy.model, state["model"])
     strategy.model.load_state_dict(state["model"])

@@ -492,7 +492,7 @@ class DSN(IterationHooks, Loading, SupervisedTemplate):
     def _validation_samples(self, task: int) -> tuple[Tensor, Tensor] | None:
         if not (self._judges_epochs or self.transfer_tasks or self.forward_tasks):
             return None
-        samples = self.find_validation(task)
+        samples = self.find_validation(task, self.count_classes())
         if samples is None and self._judges_epochs:
             raise no_validation(task)
         return samples

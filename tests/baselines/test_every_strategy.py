@@ -115,7 +115,7 @@ def test_a_rate_of_its_own_replaces_the_common_one(name):
 )
 def test_scores_have_a_rate_of_their_own(name, optimizer):
     train = {"epochs": 2, "batch_size": 32, "lr": 0.02, "schedule": "cosine", **optimizer}
-    setup = config(name, train=train, baselines={name: {"scores_lr_factor": 10.0}})
+    setup = config(name, train=train, baselines={name: {"score_lr_factor": 10.0}})
     others, scores = Trained(setup).strategy.optimizer.param_groups
     assert others["initial_lr"] == 0.02 and scores["initial_lr"] == pytest.approx(0.2)
     assert scores["lr"] == pytest.approx(10 * others["lr"])
@@ -128,8 +128,8 @@ def test_a_factor_of_1_is_the_common_rate_and_another_is_not(name):
         trained = Trained(config(name, train={"epochs": 2, "batch_size": 32}, baselines={name: block}))
         return trained.after[-1][0]
 
-    assert torch.equal(last(), last(scores_lr_factor=1.0))
-    assert not torch.equal(last(), last(scores_lr_factor=30.0))
+    assert torch.equal(last(), last(score_lr_factor=1.0))
+    assert not torch.equal(last(), last(score_lr_factor=30.0))
 
 
 def test_all_phases_count_into_the_epochs_of_every_strategy():
