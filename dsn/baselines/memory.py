@@ -27,12 +27,14 @@ def bytes_of(tensors: Iterable[Tensor]) -> int:
 
 
 def masked_model_memory(model: MaskedModel) -> MemoryUse:
-    """Of DSN and HAT: packed masks, heads, norm state, records (activation statistics, assessment),
+    """Of DSN and HAT: packed masks, bits of edges, heads, norm state, records (activation statistics, assessment),
     lateral heads. Neurons that grew count as the backbone."""
     per_task = []
     for task in model.committed:
         row = model.committed.index(task)
         masks = [gate.masks[row] for gate in model.gates_by_path.values()]
         extra = [*model.record(task).buffers(), *model.laterals[str(task)].buffers()]
-        per_task.append(bytes_of([*masks, *extra, *model.own_parameters(task), *model.task_buffers(task)]))
+        bits = 0 if model.edges is None else model.edges.bytes_of(task)
+        own = [*model.own_parameters(task), *model.task_buffers(task)]
+        per_task.append(bits + bytes_of([*masks, *extra, *own]))
     return MemoryUse(per_task)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from .cuts import Cut, plan
-from .growth import narrow_parameters
+from .edges import weights_of
 from .layers import CONVS, Maskable, neuron_dim
 from .norms import TaskNorm
 from .pieces import FOLDED, Select, Sum, chain, foldable, folded, kept_norm, sliced
@@ -83,7 +83,7 @@ def _cut_net(model: MaskedModel, task: int, weight: Tensor, bias: Tensor) -> nn.
     parameters = _parameters(model, task)
     skeleton = Skeleton(model, task)
     weights = {path: weight for path, (weight, _) in parameters.items()}
-    cut = plan(model.masks(task), skeleton, weights, weight)
+    cut = plan(model.open_neurons(task), skeleton, weights, weight)
     replaced = lone_norms(model, task)
     for path, layer in model.layer_modules():
         site = model.mask_module(path)
@@ -123,8 +123,8 @@ def _cut_layer(
 
 def _parameters(model: MaskedModel, task: int) -> dict[str, tuple[Tensor, Tensor | None]]:
     """Weight and bias of each layer, as wide as ``task`` knew them."""
-    narrow = narrow_parameters(model, task)
+    own = weights_of(model, task)
     return {
-        path: (narrow.get(f"{path}.weight", layer.weight), narrow.get(f"{path}.bias", layer.bias))
+        path: (own.get(f"{path}.weight", layer.weight), own.get(f"{path}.bias", layer.bias))
         for path, layer in model.layer_modules()
     }
