@@ -27,8 +27,8 @@ def bytes_of(tensors: Iterable[Tensor]) -> int:
 
 
 def masked_model_memory(model: MaskedModel) -> MemoryUse:
-    """Of DSN and HAT: packed masks, bits of edges, heads, norm state, records (activation statistics, assessment),
-    lateral heads. Neurons that grew count as the backbone."""
+    """Of DSN and HAT: packed masks, bits of edges, heads, norm state, records (activation statistics,
+    assessment), lateral heads. Neurons that grew count as the backbone."""
     per_task = []
     for task in model.committed:
         row = model.committed.index(task)

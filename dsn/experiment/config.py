@@ -159,8 +159,8 @@ class SelectionConfig(Block):
     planned_tasks: how many tasks shall share the network's edges evenly, which limits the fresh neurons of
         each; it starts with them and all used ones; stream: as many as the stream has; null: no plan
     growth: neurons added to a layer that runs out of free ones; 0: none
-    edges: none: neurons alone are selected. own_and_read: a task owns the fresh neurons that planned_tasks gives
-        it, their weights learn, and packed bits choose which of all other weights it reads; own: it reads all
+    edges: none: neurons alone are selected. own_and_read: a task owns the fresh neurons that planned_tasks
+        gives it, their weights learn, and packed bits choose which other weights it reads; own: it reads all
     score_lr_factor: the scores of edges learn at train.lr times this
     initial: neurons that a task starts with
     """

@@ -1,31 +1,31 @@
 """Where a task learns and what it reads: owners of weights, and edge bits.
 
-A task *owns* neurons: their incoming weights, and only those, learn, each weight once in its life. Before that
-it has its initial value (initial_values.py). What task t computes a layer with is, row by row,
+A task *owns* neurons: their incoming weights, and only those, learn, each weight once in its life. Before
+that it has its initial value (initial_values.py). What task t computes a layer with is, row by row,
 
     owned by t:               trained
     owned by an earlier task: trained * bit
     of anybody or nobody else: initial * bit        (owned later, or never: it stays initial for t for ever)
 
 A neuron's owner is the first task whose committed mask has it, in the order of commits; nothing is stored for
-it. A task's mask has the neurons that it owns and the owned ones that it reads; those that nobody owns at its
-commit are open beside them. While a task is learnt each edge that it does not own has a score, straight-through:
-the larger half of a layer's |score| is read. At the commit the choice becomes packed bits; without scores
-(``own``) everything is read. Biases are the task's own, and so are whole layers of at most 2 kB of weights.
+it. A task's mask has the neurons that it owns and the owned ones that it reads; those that nobody owns at
+its commit are open beside them. While a task is learnt each edge that it does not own has a score,
+straight-through: the larger half of a layer's |score| is read. At the commit the choice becomes packed bits;
+without scores (``own``) everything is read. Biases are the task's own, and so are whole layers of at most 2 kB
+of weights.
 
 Shapes: W [n, d, ...]; own, earlier, open: bool [n]; scores and bits of the r rows that are read [r, d, ...].
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from ..errors import InputError
 from .bits import pack_bits, unpack_bits
 from .growth import laid_out, narrow_columns, narrow_parameters
 from .initial_values import initial_values
@@ -63,7 +63,7 @@ class LayerEdges(nn.Module):
 
     def of(self, task: int) -> list[nn.Parameter]:
         """The weights and biases that are wholly those of ``task``."""
-        return [own[str(task)] for own in (self.weights, self.biases) if str(task) in own]
+        return [own[str(task)] for own in self._own().values() if str(task) in own]
 
     def kept(self) -> int:
         """How many of the scored edges are read."""
@@ -71,7 +71,7 @@ class LayerEdges(nn.Module):
         return how_many(DENSITY, self.scores.numel())
 
     def learnt(self, weight: Tensor, earlier: Tensor, initial: Callable[[Tensor], Tensor]) -> Tensor:
-        """[n, d, ...] what the task being learnt computes with: differentiable by ``weight`` and the scores."""
+        """[n, d, ...] what the task being learnt computes with; gradients go to ``weight`` and scores."""
         _, rows, order, frozen = self.prepared(weight, earlier, initial)
         if self.scores is not None:
             frozen = frozen * straight_through(self.scores.abs(), self.kept()).to(frozen.dtype)
@@ -95,6 +95,25 @@ class LayerEdges(nn.Module):
         self.scores, self._ready = None, None
         self.own = self.own.new_zeros(0)
 
+    def kept_of(self, task: int) -> dict[str, Tensor | None]:
+        """Bits, weights and biases of a committed task; None for what it has not."""
+        own = {name: kept.get(str(task), None) for name, kept in self._own().items()}
+        return {"bits": self.bits.get(str(task)), **own}
+
+    @torch.no_grad()
+    def put(self, task: int, kept: Mapping[str, Tensor | None]) -> None:
+        """Put what :meth:`kept_of` gave in the place of what ``task`` is learnt with; its learning ends."""
+        bits, device = kept["bits"], self.own.device
+        if bits is not None:
+            self.bits.put(str(task), bits.to(device))
+        for name, own in self._own().items():
+            if (value := kept[name]) is not None:
+                own[str(task)].copy_(value)
+        self.forget()
+
+    def _own(self) -> dict[str, nn.ParameterDict]:
+        return {"weights": self.weights, "biases": self.biases}
+
     def take_structure(self, state: Mapping[str, Tensor], prefix: str, like: Tensor) -> None:
         """Make room for what ``state`` holds under ``prefix``."""
         self.forget()
@@ -103,7 +122,7 @@ class LayerEdges(nn.Module):
         self.scores = None if scores is None else nn.Parameter(like.new_zeros(scores.shape))
         self.bits = TaskRecord().to(like.device)
         self.bits.take_structure(state, f"{prefix}bits.")
-        for name, kept in (("weights", self.weights), ("biases", self.biases)):
+        for name, kept in self._own().items():
             kept.clear()
             for key, value in state.items():
                 if key.startswith(f"{prefix}{name}."):
@@ -132,6 +151,15 @@ class Edges(nn.Module):
             self.layers[path.replace(".", "/")] = LayerEdges(whole)
             layer.weight.data.copy_(self.initial(path, layer.weight))
             model.gates_by_path[path].opens_unowned = True
+
+    @torch.no_grad()
+    def reseed(self, model: MaskedModel, seed: int) -> None:
+        """Give the weights of a model without tasks the initial values of another seed."""
+        if seed != self._seed and not model.tasks:
+            self.seed.fill_(seed)
+            self._seed = seed
+            for path, layer in model.layer_modules():
+                layer.weight.copy_(self.initial(path, layer.weight))
 
     def of(self, path: str) -> LayerEdges:
         """The edges of the layer at ``path``."""
@@ -162,7 +190,7 @@ class Edges(nn.Module):
 
     @torch.no_grad()
     def begin(self, model: MaskedModel, task: int, fresh: Mapping[str, int]) -> None:
-        """Begin ``task``: it owns the first ``fresh`` free neurons of each layer (all free ones are alike)."""
+        """Begin ``task``: it owns the first ``fresh`` free neurons of each layer; all are alike."""
         last = str(model.tasks[-1]) if model.tasks else None
         for path, edges in self.by_path():
             layer, used = model.layer(path), model.gates_by_path[path].used()
@@ -211,18 +239,18 @@ class Edges(nn.Module):
         model.masks(task)
         if torch.is_grad_enabled() and next(model.heads[str(task)].parameters()).requires_grad:
             return self._consolidating(model, task)
-        sources = [p for _, layer in model.layer_modules() for p in layer.parameters()]
+        sources: list[Tensor] = [p for _, layer in model.layer_modules() for p in layer.parameters()]
         sources += [gate.masks for gate in model.gates_by_path.values()]
         sources += [*self.own_parameters(task), self.seed]
         sources += [bits for _, e in self.by_path() if (bits := e.bits.get(str(task))) is not None]
         with torch.inference_mode(False), torch.no_grad():
             if any(source.is_inference() for source in sources):  # such a tensor does not count its changes
                 return self._committed(model, task)
-            key = tuple((s._version, s.data_ptr(), s.stride()) for s in sources)
+            key: tuple[object, ...] = tuple((s._version, s.data_ptr(), s.stride()) for s in sources)
             kept = self._cache.pop(task, None)
             same = kept is not None and len(kept[0]) == len(sources) and kept[1] == key
             if kept is None or not same or any(a is not b for a, b in zip(kept[0], sources, strict=True)):
-                kept = (sources, key, self._committed(model, task))
+                kept = sources, key, self._committed(model, task)
             self._cache[task] = kept
             while len(self._cache) > CACHED:
                 del self._cache[next(iter(self._cache))]
@@ -276,6 +304,40 @@ class Edges(nn.Module):
                 found[f"{path}.bias"] = edges.biases[str(task)]
         return found
 
+    def read(self, model: MaskedModel, task: int) -> dict[str, Tensor]:
+        """Bool [n, d, ...] a layer, as wide as it is now: the edges that a committed task computes with.
+
+        Its own ones and those whose bits are set; what it owns of a whole layer is all that is open.
+        """
+        columns = narrow_columns(model, task)
+        found: dict[str, Tensor] = {}
+        for path, edges in self.by_path():
+            weight, owners = model.layer(path).weight, _Owners(model, path, task)
+            width = len(owners.own)
+            known = torch.ones(weight.shape[1], dtype=torch.bool) if columns is None else columns[path]
+            narrow = weight[:width, known.to(weight.device)]
+            bits = None if edges.whole else edges.bits.get(str(task))
+            inside = _bits(bits, owners.read, narrow) | _rows(owners.own, narrow)
+            wide = torch.zeros_like(weight, dtype=torch.bool)
+            wide[:width, known.to(weight.device)] = inside
+            found[path] = wide
+        return found
+
+    def similarity(self, model: MaskedModel, tasks: Sequence[int]) -> Tensor:
+        """[T, T] how alike the edges of committed ``tasks`` are: the cosine |a and b| / sqrt(|a| |b|) of what
+        they read or own a layer, geometric mean over the layers that are not whole, in [0, 1]."""
+        maps = [self.read(model, task) for task in tasks]
+        layers = []
+        for path, edges in self.by_path():
+            if not edges.whole:
+                rows = [torch.stack([(a[path] & b[path]).sum() for b in maps]) for a in maps]
+                shared = torch.stack(rows).double()
+                size = shared.diagonal()
+                layers.append(shared / torch.outer(size, size).sqrt().clamp(min=1))
+        if not layers:
+            return torch.ones(len(tasks), len(tasks), dtype=torch.float64, device=model.device)
+        return torch.stack(layers).log().mean(0).exp()
+
     # ---- growth and loading -------------------------------------------------------------------------------
 
     @torch.no_grad()
@@ -288,8 +350,8 @@ class Edges(nn.Module):
             kept = kept.view(*kept.shape, *[1] * (weight.dim() - 2))
             weight.copy_(torch.where(kept, weight, self.initial(path, weight)))
 
-    def _load_from_state_dict(self, *args: object, **kwargs: object) -> None:
-        super()._load_from_state_dict(*args, **kwargs)  # type: ignore[arg-type]
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        super()._load_from_state_dict(*args, **kwargs)
         self._seed = int(self.seed)
 
     def take_structure(self, model: MaskedModel, state: Mapping[str, Tensor], prefix: str) -> None:
@@ -318,7 +380,7 @@ def _rows(rows: Tensor, weight: Tensor) -> Tensor:
 
 
 def _bits(packed: Tensor | None, read: Tensor, weight: Tensor) -> Tensor:
-    """Bool, shaped as ``weight``: which edges are read of the rows ``read`` [n]; all where none are packed."""
+    """Bool, shaped as ``weight``: which edges are read of the rows ``read`` [n]; all if none are packed."""
     chosen = _rows(read, weight).expand_as(weight).clone()
     if packed is not None:
         places = read.nonzero().flatten()

@@ -80,8 +80,8 @@ class Fingerprints:
             if bias is not None:
                 found[f"{path}.bias"] = bias[rows]
         for number, norm in enumerate(model.norms()):
-            own = norm.of(task)
-            found |= {f"norm.{number}.{k}": v for k, v in [*own.named_parameters(), *own.named_buffers()]}
+            state = norm.of(task)
+            found |= {f"norm.{number}.{k}": v for k, v in [*state.named_parameters(), *state.named_buffers()]}
         return found
 
     def _inputs(self, task: int, masks: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -147,7 +147,7 @@ class Gate(nn.Module):
         return unpack_bits(self.masks[row], self.widths[row])
 
     def open_mask(self, row: int) -> Tensor:
-        """Bits [n at the time of the commit]: the neurons that the ``row``-th committed task computes with."""
+        """Bits [n at the time of the commit]: the neurons that the ``row``-th task computes with."""
         mask = self.mask(row)
         return mask | ~self.used(row + 1)[: len(mask)] if self.opens_unowned else mask
 

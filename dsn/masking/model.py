@@ -16,8 +16,8 @@ from torch.func import functional_call
 
 from ..errors import InputError
 from .annealing import Prices, priced_gates
-from .gates import LOGIT_LIMIT, Gate
 from .edges import EDGES, Edges, weights_of
+from .gates import LOGIT_LIMIT, Gate
 from .growth import adopt_widths
 from .layers import CONVS, MASKABLE, Maskable, evaluating, find_sites, neuron_dim, neurons
 from .norms import NORMS, TaskNorm
@@ -295,7 +295,7 @@ class MaskedModel(nn.Module):
             parameter.grad = None
 
     def own_parameters(self, task: int) -> list[nn.Parameter]:
-        """Parameters that ``task`` alone uses: its head and norm state; with edges, biases and small layers."""
+        """Parameters that ``task`` alone uses: head and norm state; with edges, biases and small layers."""
         return [
             *self.heads[str(task)].parameters(),
             *(p for norm in self.norms() for p in norm.of(task).parameters()),
@@ -303,11 +303,16 @@ class MaskedModel(nn.Module):
         ]
 
     def task_parameters(self, task: int) -> list[nn.Parameter]:
-        """What training ``task`` changes: the layers' weights, its head and norm state, gate logits or scores."""
+        """What training ``task`` changes: the layers' weights, its own parameters, gate logits or scores."""
+        shared: list[nn.Parameter]
         if self.edges is None:
             shared = [p for _, layer in self.layer_modules() for p in layer.parameters()]
         else:
-            shared = [self.layer(path).weight for path, edges in self.edges.by_path() if not edges.whole]
+            shared = [
+                cast(nn.Parameter, self.layer(path).weight)
+                for path, edges in self.edges.by_path()
+                if not edges.whole
+            ]
         return [*shared, *self.own_parameters(task), *self.gate_logits(), *self.scores()]
 
     def task_buffers(self, task: int) -> list[Tensor]:

@@ -1,8 +1,8 @@
 """Protected weights: values that no optimizer changes.
 
 A weight from neuron i to neuron j is protected iff both ends are used by earlier tasks; a bias iff its neuron
-is (METHOD.md, section 1). With edges (``edges.py``) every row is protected that the task being learnt does not
-own. Zeroing gradients is not enough: momentum, weight decay and Adam's moments move a
+is (METHOD.md, section 1). With edges (``edges.py``) every row is protected that the task being learnt does
+not own. Zeroing gradients is not enough: momentum, weight decay and Adam's moments move a
 weight without one. So the values are put back after every step.
 
 Shapes: W [out, in, ...]; the protected block of a layer is W[outputs][:, inputs].

@@ -25,7 +25,7 @@ class _TopK(torch.autograd.Function):
 
 
 def straight_through(scores: Tensor, k: int) -> Tensor:
-    """1.0 for the ``k`` largest scores, 0.0 for the others; the gradient of the scores is that of the mask."""
+    """1.0 for the ``k`` largest scores, 0.0 for the others; scores take the mask's gradient."""
     return _TopK.apply(scores, k)
 
 

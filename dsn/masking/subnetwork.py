@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, cast
 
 import torch
@@ -83,7 +84,7 @@ def _cut_net(model: MaskedModel, task: int, weight: Tensor, bias: Tensor) -> nn.
     parameters = _parameters(model, task)
     skeleton = Skeleton(model, task)
     weights = {path: weight for path, (weight, _) in parameters.items()}
-    cut = plan(model.open_neurons(task), skeleton, weights, weight)
+    cut = plan(_heard(model, task, parameters), skeleton, weights, weight)
     replaced = lone_norms(model, task)
     for path, layer in model.layer_modules():
         site = model.mask_module(path)
@@ -98,6 +99,18 @@ def _cut_net(model: MaskedModel, task: int, weight: Tensor, bias: Tensor) -> nn.
     like = cast(nn.Linear, model.heads[str(task)])
     head = chain(sliced(like, weight, bias, rows, cut.columns[FEATURES]))
     return nn.Sequential(OrderedDict(backbone=backbone, head=head))
+
+
+def _heard(
+    model: MaskedModel, task: int, parameters: Mapping[str, tuple[Tensor, Tensor | None]]
+) -> dict[str, Tensor]:
+    """The neurons that ``task`` computes with, less those that are 0: no edge is on, no bias."""
+    heard = model.open_neurons(task)
+    for path, (weight, bias) in parameters.items():
+        felt = weight.flatten(1).ne(0).any(1) if bias is None else weight.flatten(1).ne(0).any(1) | bias.ne(0)
+        if model.norm_of[path] is None and bool((heard[path] & felt).any()):
+            heard[path] = heard[path] & felt
+    return heard
 
 
 def _cut_layer(
