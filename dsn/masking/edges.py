@@ -10,9 +10,9 @@ that it has its initial value (initial_values.py). What task t computes a layer 
 A neuron's owner is the first task whose committed mask has it, in the order of commits; nothing is stored for
 it. A task's mask has the neurons that it owns and the owned ones that it reads; those that nobody owns at
 its commit are open beside them. While a task is learnt each edge that it does not own has a score,
-straight-through: the larger half of a layer's |score| is read. At the commit the choice becomes packed bits;
-without scores (``own``) everything is read. Biases are the task's own, and so are whole layers of at most 2 kB
-of weights.
+straight-through: the larger half of a layer's |score| is read. At the commit the choice becomes packed
+bits; without scores (``own``) everything is read. Biases are the task's own, and so are whole layers of at
+most 2 kB of weights.
 
 Shapes: W [n, d, ...]; own, earlier, open: bool [n]; scores and bits of the r rows that are read [r, d, ...].
 """
@@ -82,8 +82,8 @@ class LayerEdges(nn.Module):
         self, weight: Tensor, earlier: Tensor, initial: Callable[[Tensor], Tensor]
     ) -> tuple[tuple[object, ...], Tensor, Tensor, Tensor]:
         """The rows that learn, where each row lies behind them, and the values of the others: once a task."""
-        key = (self.own, weight.device, weight.dtype)
-        if self._ready is None or any(a is not b for a, b in zip(self._ready[0], key, strict=True)):
+        key = (weight.device, weight.dtype)
+        if self._ready is None or self._ready[0] != key:
             rows, read = self.own.nonzero().flatten(), (~self.own).nonzero().flatten()
             order = torch.cat([rows, read]).argsort()
             values = torch.where(_rows(earlier, weight), weight, initial(weight))
@@ -194,6 +194,7 @@ class Edges(nn.Module):
         last = str(model.tasks[-1]) if model.tasks else None
         for path, edges in self.by_path():
             layer, used = model.layer(path), model.gates_by_path[path].used()
+            edges.forget()
             edges.own = ~used & ((~used).cumsum(0) <= fresh[path])
             weight, values = layer.weight, self.initial(path, layer.weight)
             if edges.whole:
@@ -217,6 +218,7 @@ class Edges(nn.Module):
     @torch.no_grad()
     def commit(self, task: int) -> None:
         """Keep the bits of ``task`` and forget its scores."""
+        self._still = None
         for _, edges in self.by_path():
             if edges.scores is not None:
                 edges.bits.put(str(task), pack_bits(top_k(edges.scores.abs(), edges.kept()).flatten()))
@@ -270,9 +272,8 @@ class Edges(nn.Module):
 
     def _consolidating(self, model: MaskedModel, task: int) -> dict[str, Tensor]:
         """:meth:`_committed`, differentiable: what does not learn is found once."""
-        masks = next(iter(model.gates_by_path.values())).masks
-        key = (masks, model.device, model.dtype, task)
-        if self._still is None or any(a is not b for a, b in zip(self._still[0], key, strict=True)):
+        key = (task, model.device, model.dtype)
+        if self._still is None or self._still[0] != key:
             with torch.no_grad():
                 owners = {path: _Owners(model, path, task).own for path, _ in self.by_path()}
                 self._still = (key, self._committed(model, task), owners)

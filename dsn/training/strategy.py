@@ -299,7 +299,7 @@ class DSN(IterationHooks, SupervisedTemplate):
         )
         no_decay = {"weight_decay": 0.0} if "weight_decay" in self._options else {}
         self.optimizer.add_param_group({**self._options, **no_decay, "params": logits})
-        if scores:
+        if self.model.edges is not None:
             faster = {"lr": self._options["lr"] * self.score_lr_factor}
             self.optimizer.add_param_group({**self._options, **no_decay, **faster, "params": scores})
 

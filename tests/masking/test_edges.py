@@ -1,4 +1,4 @@
-"""Own and read: a weight learns once, in the task that owns its neuron; bits choose what is read of others."""
+"""Own and read: a weight learns once, in the task that owns its neuron; bits say what others are read."""
 
 import copy
 import itertools
