@@ -311,6 +311,27 @@ class Config(Block):
         return self
 
     @model_validator(mode="after")
+    def _edges_go_with_the_rest(self) -> Self:
+        selection = self.selection
+        if selection.edges == "none" or self.strategy != "dsn":
+            return self
+        if selection.planned_tasks is None:
+            raise _wrong("selection.planned_tasks", "edges need it, to share the neurons: e.g. stream")
+        if selection.budget is not None:
+            raise _wrong(
+                "selection.budget", "edges choose what a task reads, the plan what it owns: leave it out"
+            )
+        if selection.initial.choice != "all" or selection.initial.he:
+            raise _wrong(
+                "selection.initial", "chooses by gates that learn, which edges have not: leave it out"
+            )
+        if self.transfer.mechanism == "gates":
+            raise _wrong(
+                "transfer.mechanism", "gates changes masks, which say who owns a weight: take another"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _references_have_a_use(self) -> Self:
         useless = {
             ("independent", "independent"): "independent networks transfer nothing, set it to false",
