@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ..masking import MaskedModel
-from ..masking.wiring import live_inputs
+from ..masking.wiring import read_inputs
 
 
 @dataclass(frozen=True)
@@ -32,14 +32,16 @@ def bytes_of(tensors: Iterable[Tensor]) -> int:
 
 
 def masked_model_memory(model: MaskedModel) -> MemoryUse:
-    """Of DSN and HAT: packed masks, heads, norm state, records (activation statistics, assessment),
-    lateral heads. Neurons that grew count as the backbone."""
+    """Of DSN and HAT: packed masks, bits of edges, heads, norm state, records (activation statistics,
+    assessment), lateral heads. Neurons that grew count as the backbone."""
     per_task = []
     for task in model.committed:
         row = model.committed.index(task)
         masks = [gate.masks[row] for gate in model.gates_by_path.values()]
         extra = [*model.record(task).buffers(), *model.laterals[str(task)].buffers()]
-        per_task.append(bytes_of([*masks, *extra, *model.own_parameters(task), *model.task_buffers(task)]))
+        bits = 0 if model.edges is None else model.edges.bytes_of(task)
+        own = [*model.own_parameters(task), *model.task_buffers(task)]
+        per_task.append(bits + bytes_of([*masks, *extra, *own]))
     return MemoryUse(per_task, backbone_bytes=_layer_bytes(model), used_bytes=_used_bytes(model))
 
 
@@ -48,14 +50,15 @@ def _layer_bytes(model: MaskedModel) -> int:
 
 
 def _used_bytes(model: MaskedModel) -> int:
-    """Of the weights between used neurons."""
+    """Of the weights between used neurons; with edges, of the rows that tasks own."""
     used = model.used()
     if not any(bool(mask.any()) for mask in used.values()):
         return 0
-    inputs, _ = live_inputs(model, used)
+    inputs = read_inputs(model, used)
     total = 0
     for path, layer in model.layer_modules():
         weight = layer.weight
         window = weight[0, 0].numel() * weight.element_size()
-        total += int(used[path].sum()) * int(inputs[path].sum()) * window
+        columns = weight.shape[1] if model.edges is not None else int(inputs[path].sum())
+        total += int(used[path].sum()) * columns * window
     return total

@@ -14,31 +14,8 @@ from typing_extensions import Self
 
 from ..masking.bits import pack_bits, unpack_bits
 from ..masking.records import TaskRecord
+from ..masking.scores import how_many, straight_through, top_k
 from .network import TaskNetwork, weight_layers
-
-
-class _TopK(torch.autograd.Function):
-    """The mask of the k largest scores; its gradient goes to the scores as it is (straight-through)."""
-
-    @staticmethod
-    def forward(ctx: Any, scores: Tensor, k: int) -> Tensor:
-        return top_k(scores, k).to(scores.dtype)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        return grads[0], None
-
-
-def top_k(scores: Tensor, k: int) -> Tensor:
-    """Bool mask of exactly the k largest scores."""
-    mask = torch.zeros_like(scores, dtype=torch.bool)
-    mask.view(-1)[scores.flatten().topk(k, sorted=False).indices] = True
-    return mask
-
-
-def how_many(density: float, n: int) -> int:
-    """ceil(density * n), not fooled by the last binary digit of a decimal density."""
-    return math.ceil(round(density * n, 9))
 
 
 class WeightMaskedNetwork(TaskNetwork):
@@ -136,7 +113,9 @@ class WeightMaskedNetwork(TaskNetwork):
         if not self.packed_masks(task):
             self._ready = None
             soft = {
-                path: _TopK.apply(self.scores[_key(path)].abs(), how_many(self.density, layer.weight.numel()))
+                path: straight_through(
+                    self.scores[_key(path)].abs(), how_many(self.density, layer.weight.numel())
+                )
                 for path, layer in self.layers.items()
             }
             return self._tensors(task, soft)

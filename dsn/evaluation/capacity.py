@@ -52,8 +52,9 @@ def neurons(model: MaskedModel) -> dict[int, dict[str, Neurons]]:
 
 
 def mask_bytes(model: MaskedModel, task: int) -> int:
-    """Bytes that the packed mask of a task takes: sum over layers of ceil(n_l / 8)."""
-    return sum(-(-len(mask) // 8) for mask in model.masks(task).values())
+    """Bytes that the packed mask of a task takes, sum over layers of ceil(n_l / 8), and its bits of edges."""
+    bits = 0 if model.edges is None else model.edges.bytes_of(task)
+    return bits + sum(-(-len(mask) // 8) for mask in model.masks(task).values())
 
 
 def jaccard(model: MaskedModel) -> dict[str, Overlap]:
@@ -67,7 +68,12 @@ def jaccard(model: MaskedModel) -> dict[str, Overlap]:
 
 
 def similarity(model: MaskedModel) -> Overlap:
-    """Mask similarity [T, T]: cosine |a and b| / sqrt(|a| |b|) a layer, geometric mean over the layers."""
+    """Mask similarity [T, T]: cosine |a and b| / sqrt(|a| |b|) a layer, geometric mean over the layers.
+
+    Where edges have bits, the same of the edges that the tasks own or read.
+    """
+    if model.edges is not None and model.edges.reads:
+        return model.edges.similarity(model, model.committed).cpu().numpy()
     cosines = []
     for masks in _stacked(model).values():
         shared = masks @ masks.T

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from dsn.errors import InputError
 from dsn.masking import MaskedModel
 
-from .topology import Topology, arriving, as_log10, measure
+from .topology import Taps, Topology, WeightTaps, arriving, as_log10, measure
 from .topology_wiring import INPUT, OUTPUT, Link, Stage, Wiring, find_wiring
 
 HEAD: Stage = ("the task's head", 0)
@@ -70,6 +70,8 @@ def _measured(model: MaskedModel, task: int) -> TaskTopology:
     bits = model.masks(task)
     wiring = with_head(_wiring(model), cast(nn.Linear, model.heads[str(task)]).out_features)
     masks, used = _wide(model, bits), _wide(model, model.used(before=task))
+    if model.edges is not None:
+        return _with_edges(model, task, wiring, masks, used)
     taps = {path: int(layer.weight[0, 0].numel()) for path, layer in model.layer_modules()}
     return subnetwork_topology(wiring, masks, used, taps, {path: len(mask) for path, mask in bits.items()})
 
@@ -128,20 +130,75 @@ def subnetwork_topology(
     frozen = {path: Frozen(mask, taps[path], used[path], columns[path]) for path, mask in masks.items()}
     free = {path: Free(mask, taps[path], used[path], columns[path]) for path, mask in masks.items()}
     fixed = {path: (masks[path] & used[path]).sum() * (active[path] & columns[path]).sum() for path in masks}
-    widths = {path: int(mask.sum()) for path, mask in masks.items() if path != head}
+    return _found(
+        whole,
+        frozen=_share(_log_paths(wiring, frozen | {head: layers[head]}), whole),
+        free=_share(_log_paths(wiring, free), whole),
+        plastic={p: int(masks[p].sum() * active[p].sum() - fixed[p]) for p in masks},
+        open_neurons={path: mask for path, mask in masks.items() if path != head},
+        saturated=_saturated(masks, used, room),
+    )
+
+
+def _with_edges(
+    model: MaskedModel, task: int, wiring: Wiring, masks: dict[str, Tensor], used: dict[str, Tensor]
+) -> TaskTopology:
+    """The same where a task has edges: those it reads are fixed, all others into neurons it owns are plastic.
+
+    Of a layer that is wholly its own every weight is plastic. ``masks`` and ``used`` say who owns neurons.
+    """
+    assert model.edges is not None
+    edges = {path: read.cpu() for path, read in model.edges.read(model, task).items()}
+    own = {path: masks[path] & ~used[path] for path in masks}
+    opened = _wide(model, model.open_neurons(task))
+    own |= {path: opened[path] for path, layer in model.edges.by_path() if layer.whole}
+    rows = {path: own[path].view(-1, *[1] * (read.dim() - 1)) for path, read in edges.items()}
+    head, classes = HEAD[0], wiring.widths[HEAD]
+    everything = torch.ones(classes, wiring.inputs[HEAD], dtype=torch.bool)
+    last = {head: WeightTaps(everything)}
+    whole = measure(wiring, {path: WeightTaps(read) for path, read in edges.items()} | last)
+    frozen = {path: WeightTaps(read & ~rows[path]) for path, read in edges.items()} | last
+    free = {path: WeightTaps(read & rows[path]) for path, read in edges.items()} | last
+    own[head] = torch.ones(classes, dtype=torch.bool)
+    active = {path: _reached(wiring, path, opened) for path in own}
+    return _found(
+        whole,
+        frozen=_share(_log_paths(wiring, frozen), whole),
+        free=_share(_log_paths(wiring, free), whole),
+        plastic={path: int(mask.sum() * active[path].sum()) for path, mask in own.items()},
+        open_neurons=opened,
+        saturated=_saturated(masks, used, {path: len(mask) for path, mask in model.masks(task).items()}),
+    )
+
+
+def _saturated(masks: Mapping[str, Tensor], used: Mapping[str, Tensor], room: Mapping[str, int]) -> list[str]:
+    """Layers in which the task took the last of the neurons that there were ``room`` for."""
+    return [p for p in room if _full(used[p] | masks[p], room[p]) and not _full(used[p], room[p])]
+
+
+def _found(
+    whole: Topology,
+    *,
+    frozen: float | None,
+    free: float | None,
+    plastic: dict[str, int],
+    open_neurons: Mapping[str, Tensor],
+    saturated: list[str],
+) -> TaskTopology:
+    widths = {path: int(mask.sum()) for path, mask in open_neurons.items()}
     narrowest = min(widths, key=lambda path: widths[path])
     return TaskTopology(
         effective_nodes=whole.effective_nodes,
         effective_kernels=whole.effective_kernels,
         effective_parameters=whole.effective_parameters,
         log10_paths=whole.log10_paths,
-        frozen_paths=_share(_log_paths(wiring, frozen | {head: layers[head]}), whole),
-        free_paths=_share(_log_paths(wiring, free), whole),
-        plastic_edges={p: int(masks[p].sum() * active[p].sum() - fixed[p]) for p in masks},
+        frozen_paths=frozen,
+        free_paths=free,
+        plastic_edges=plastic,
         narrowest_layer=narrowest,
         narrowest_neurons=widths[narrowest],
-        collapsed=[p for p in widths if p in whole.collapsed or widths[p] < min(2, len(masks[p]))],
-        saturated=[p for p in widths if _full(used[p] | masks[p], room[p]) and not _full(used[p], room[p])],
+        collapsed=[p for p in widths if p in whole.collapsed or widths[p] < min(2, len(open_neurons[p]))],
+        saturated=saturated,
     )
 
 
@@ -198,7 +255,7 @@ def _reached(wiring: Wiring, path: str, masks: Mapping[str, Tensor]) -> Tensor:
     return reached
 
 
-def _log_paths(wiring: Wiring, taps: Mapping[str, NeuronTaps]) -> float:
+def _log_paths(wiring: Wiring, taps: Mapping[str, Taps]) -> float:
     forward = {INPUT: torch.zeros(wiring.widths[INPUT], dtype=torch.float64)}
     for stage in wiring.stages:
         forward[stage] = taps[stage[0]].forward(arriving(wiring, stage, forward))

@@ -22,7 +22,8 @@ PixelRange = tuple[Tensor, Tensor]
 def build_model(config: Config, sample_shape: torch.Size) -> MaskedModel:
     """The masked backbone for samples of shape [C, H, W] or [D]."""
     backbone, head = build_backbone(config.backbone, sample_shape)
-    return mask_neurons(backbone, head=head, example_input=torch.zeros(1, *sample_shape))
+    edges = config.selection.edges if config.strategy == "dsn" else "none"
+    return mask_neurons(backbone, head=head, example_input=torch.zeros(1, *sample_shape), edges=edges)
 
 
 def architecture(config: Config) -> Config:
@@ -131,6 +132,7 @@ def build_dsn(
         budget=selection.budget,
         planned_tasks=tasks if selection.planned_tasks == "stream" else selection.planned_tasks,
         growth=selection.growth,
+        score_lr_factor=selection.score_lr_factor,
         initial=selection.initial.model_dump(),
         transfer_tasks=transfer.tasks if can_transfer(config) else 0,
         forward_tasks=transfer.forward if can_transfer(config) else 0,

@@ -200,6 +200,9 @@ class SelectionConfig(Block):
     planned_tasks: how many tasks shall share the network's edges evenly, which limits the fresh neurons of
         each; it starts with them and all used ones; stream: as many as the stream has; null: no plan
     growth: neurons added to a layer that runs out of free ones; 0: none
+    edges: none: neurons alone are selected. own_and_read: a task owns the fresh neurons that planned_tasks
+        gives it, their weights learn, and packed bits choose which other weights it reads; own: it reads all
+    score_lr_factor: the scores of edges learn at train.lr times this
     initial: neurons that a task starts with
     """
 
@@ -211,6 +214,8 @@ class SelectionConfig(Block):
     budget: Share | dict[str, Share] | None = None
     planned_tasks: Positive | Literal["stream"] | None = None
     growth: NonNegative = 0
+    edges: Literal["none", "own_and_read", "own"] = "none"
+    score_lr_factor: Annotated[float, Field(gt=0)] = 10.0
     initial: InitialConfig = InitialConfig()
 
 
@@ -344,6 +349,27 @@ class Config(Block):
         for key, needed in needing.items():
             if needed and self.stream.validation == 0:
                 raise _wrong(f"train.{key}", "needs a validation split: set stream.validation, e.g. 0.1")
+        return self
+
+    @model_validator(mode="after")
+    def _edges_go_with_the_rest(self) -> Self:
+        selection = self.selection
+        if selection.edges == "none" or self.strategy != "dsn":
+            return self
+        if selection.planned_tasks is None:
+            raise _wrong("selection.planned_tasks", "edges need it, to share the neurons: e.g. stream")
+        if selection.budget is not None:
+            raise _wrong(
+                "selection.budget", "edges choose what a task reads, the plan what it owns: leave it out"
+            )
+        if selection.initial.choice != "all" or selection.initial.he:
+            raise _wrong(
+                "selection.initial", "chooses by gates that learn, which edges have not: leave it out"
+            )
+        if self.transfer.mechanism == "gates":
+            raise _wrong(
+                "transfer.mechanism", "gates changes masks, which say who owns a weight: take another"
+            )
         return self
 
     @model_validator(mode="after")

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from dsn.masking import MaskedModel
+from dsn.masking.edges import weights_of
 from dsn.masking.records import Lateral
 
 
@@ -28,6 +29,10 @@ def task_parameters(model: MaskedModel, task: int) -> int:
     """Numbers that the full network computes ``task`` with: layers, norms, head, and what laterals add."""
     layers = [p for _, layer in model.layer_modules() for p in layer.parameters()]
     tensors: list[Tensor] = [*layers, *model.own_parameters(task)]
+    if model.edges is not None:  # in the place of the backbone's
+        mine = model.edges.own_parameters(task)
+        tensors = [t for t in tensors if not any(t is p for p in [*layers, *mine])]
+        tensors += weights_of(model, task).values()
     laterals = [cast(Lateral, module) for module in model.lateral_heads(task)]
     for lateral in laterals:
         tensors += [lateral.scale, lateral.weight, lateral.bias]

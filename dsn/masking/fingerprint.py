@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ..storage import add_tensor
+from .edges import weights_of
 from .layers import evaluating
 from .wiring import read_inputs
 
@@ -71,19 +72,22 @@ class Fingerprints:
         )
 
     def _weights(self, task: int) -> dict[str, Tensor]:
-        model, masks = self.model, self.model.masks(task)
-        inputs = self._inputs(task, masks)
+        model, masks = self.model, self.model.open_neurons(task)
+        own, inputs = weights_of(model, task), self._inputs(task, masks)
         found: dict[str, Tensor] = {}
         found |= {f"head.{name}": value for name, value in model.heads[str(task)].named_parameters()}
         for path, layer in model.layer_modules():
             rows = masks[path].nonzero().flatten()
             found[f"{path}.mask"] = masks[path]
-            found[f"{path}.weight"] = layer.weight[rows][:, inputs[path]]
-            if layer.bias is not None:
-                found[f"{path}.bias"] = layer.bias[rows]
+            weight, bias = layer.weight[rows][:, inputs[path]], layer.bias
+            if model.edges is not None:  # what is not read is 0
+                weight, bias = own[f"{path}.weight"][rows], own.get(f"{path}.bias")
+            found[f"{path}.weight"] = weight
+            if bias is not None:
+                found[f"{path}.bias"] = bias[rows]
         for number, norm in enumerate(model.norms()):
-            own = norm.of(task)
-            found |= {f"norm.{number}.{k}": v for k, v in [*own.named_parameters(), *own.named_buffers()]}
+            state = norm.of(task)
+            found |= {f"norm.{number}.{k}": v for k, v in [*state.named_parameters(), *state.named_buffers()]}
         return found
 
     def _inputs(self, task: int, masks: dict[str, Tensor]) -> dict[str, Tensor]:

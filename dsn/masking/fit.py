@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from .model import MaskedModel
 
 _OF_TASKS = re.compile(
-    r"task_ids|(heads|records|laterals)\..*|gates\.[^.]+\.(masks|commit_widths|logits)|backbone\..*\.tasks\..*"
+    r"task_ids|(heads|records|laterals|edges\.layers)\..*|gates\.[^.]+\.(masks|commit_widths|logits)|backbone\..*\.tasks\..*"
 )
 
 

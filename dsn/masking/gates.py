@@ -57,6 +57,7 @@ class Gate(nn.Module):
         self.logits: nn.Parameter | None = None
         self.budget: int | None = None
         self.fresh: int | None = None
+        self.opens_unowned = False  # edges.py: neurons that no task has yet are open beside the mask
         self.register_buffer("masks", torch.zeros(0, -(-n // 8), dtype=torch.uint8))
         self.register_buffer("commit_widths", torch.zeros(0, dtype=torch.long))
         self.widths: list[int] = []  # n when each mask was committed (a layer may grow later), on the host
@@ -155,13 +156,18 @@ class Gate(nn.Module):
         """Bits [n at the time of the commit] of the ``row``-th committed task."""
         return unpack_bits(self.masks[row], self.widths[row])
 
+    def open_mask(self, row: int) -> Tensor:
+        """Bits [n at the time of the commit]: the neurons that the ``row``-th task computes with."""
+        mask = self.mask(row)
+        return mask | ~self.used(row + 1)[: len(mask)] if self.opens_unowned else mask
+
     def bits(self, row: int, dtype: torch.dtype) -> Tensor:
-        """:meth:`mask` as numbers, for :attr:`values`; unpacked anew only when something has changed."""
+        """:meth:`open_mask` as numbers, for :attr:`values`; unpacked anew only when something has changed."""
         if self.masks.is_inference():  # such a tensor does not count its changes
-            return self.mask(row).to(dtype)
+            return self.open_mask(row).to(dtype)
         key = (self.masks._version, row, dtype)
         if self._bits is None or self._bits[0] is not self.masks or self._bits[1] != key:
-            self._bits = (self.masks, key, self.mask(row).to(dtype))
+            self._bits = (self.masks, key, self.open_mask(row).to(dtype))
         return self._bits[2]
 
     def used(self, rows: int | None = None) -> Tensor:

@@ -117,6 +117,8 @@ def _widen(model: MaskedModel, extra: Mapping[str, int]) -> None:
         if columns[path].numel() != layer.weight.shape[1]:
             shape = (layer.weight.shape[0], columns[path].numel(), *layer.weight.shape[2:])
             _resize(layer, shape, columns=columns[path])
+    if model.edges is not None:
+        model.edges.fill(model, old, columns)
 
 
 def columns_of(model: MaskedModel, widths: Mapping[str, int]) -> dict[str, Tensor]:
@@ -125,14 +127,14 @@ def columns_of(model: MaskedModel, widths: Mapping[str, int]) -> dict[str, Tenso
     return live_inputs(model, ones)[0]
 
 
-def narrow_parameters(model: MaskedModel, task: int) -> dict[str, Tensor]:
-    """Weights and biases as wide as when ``task`` was committed, by name; {} if nothing has grown."""
+def narrow_columns(model: MaskedModel, task: int) -> dict[str, Tensor] | None:
+    """Which inputs, bool [d], each layer had when ``task`` was committed; None if nothing has grown since."""
     if task not in model.committed:
-        return {}
+        return None
     row = model.committed.index(task)
     widths = {path: gate.widths[row] for path, gate in model.gates_by_path.items()}
     if widths == model.layers:
-        return {}
+        return None
     with model.lock:
         if row not in model.narrow_columns:
             values = [gate.values for gate in model.gates_by_path.values()]
@@ -142,16 +144,25 @@ def narrow_parameters(model: MaskedModel, task: int) -> dict[str, Tensor]:
                 gate.values = value
             for norm, selected in zip(model.norms(), norm_tasks, strict=True):
                 norm.task = selected
-        columns = model.narrow_columns[row]
+        return model.narrow_columns[row]
+
+
+def narrow_parameters(model: MaskedModel, task: int) -> dict[str, Tensor]:
+    """Weights and biases as wide as when ``task`` was committed, by name; {} if nothing has grown."""
+    columns = narrow_columns(model, task)
+    if columns is None:
+        return {}
+    row = model.committed.index(task)
     narrow = {}
     for path, layer in model.layer_modules():
-        narrow[f"{path}.weight"] = _laid_out(layer.weight[: widths[path], columns[path]], layer.weight)
+        width = model.gates_by_path[path].widths[row]
+        narrow[f"{path}.weight"] = laid_out(layer.weight[:width, columns[path]], layer.weight)
         if layer.bias is not None:
-            narrow[f"{path}.bias"] = layer.bias[: widths[path]].contiguous()
+            narrow[f"{path}.bias"] = layer.bias[:width].contiguous()
     return narrow
 
 
-def _laid_out(part: Tensor, weight: Tensor) -> Tensor:
+def laid_out(part: Tensor, weight: Tensor) -> Tensor:
     """``part`` in the memory format of ``weight``: in another one it would be summed in another order."""
     if weight.dim() == 4 and weight.stride(1) == 1 and weight.stride(3) == weight.shape[1]:
         return torch.empty_like(part, memory_format=torch.channels_last).copy_(part)

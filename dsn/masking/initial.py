@@ -102,6 +102,13 @@ def start_task(
     Raises:
         InputError: an unknown choice, or shares out of their range.
     """
+    if model.edges is not None:
+        if choice != "all" or he:
+            raise InputError(
+                "initial choice and he need gates that learn: with edges a task owns what the plan gives it, "
+                "from constants at the scale of He et al.; leave them out"
+            )
+        return
     if choice not in ("all", *WIDTHS):
         raise InputError(f"initial choice is '{choice}': choose one of all, {', '.join(WIDTHS)}")
     if not (0 < share <= 1 and 0 <= reuse <= 1):

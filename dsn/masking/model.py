@@ -16,9 +16,10 @@ from torch.func import functional_call
 
 from ..errors import InputError
 from .annealing import Prices, priced_gates
+from .edges import EDGES, Edges, weights_of
 from .fit import refuse_unfit
 from .gates import LOGIT_LIMIT, Gate
-from .growth import adopt_widths, narrow_parameters
+from .growth import adopt_widths
 from .layers import (
     CONVS,
     MASKABLE,
@@ -31,7 +32,7 @@ from .layers import (
 )
 from .norms import NORMS, TaskNorm
 from .passes import PassLock
-from .plan import fresh_neurons
+from .plan import fresh_neurons, owned_neurons
 from .records import Lateral, TaskRecord
 from .rehearsal import refuse_forgetting
 from .subnetwork import subnetwork
@@ -40,7 +41,12 @@ from .wiring import refuse_leaks
 
 
 def mask_neurons(
-    backbone: nn.Module, *, example_input: Tensor, head: str | None = None, rehearse: bool = True
+    backbone: nn.Module,
+    *,
+    example_input: Tensor,
+    head: str | None = None,
+    edges: str = "none",
+    rehearse: bool = True,
 ) -> MaskedModel:
     """Wrap ``backbone`` so that each task gets a mask over its neurons, a head and norm state of its own.
 
@@ -50,6 +56,10 @@ def mask_neurons(
         example_input: one batch as the backbone takes it, e.g. ``torch.zeros(1, 3, 32, 32)``.
         head: path of the classifier (a Linear) that the tasks' own heads replace; None where the backbone
             returns features [batch, d].
+        edges: "none": masks over neurons alone. "own_and_read": a task owns the weights of its fresh
+            neurons, and packed bits choose which of all other weights it reads; "own": it reads them all
+            (``edges.py``). Both replace the backbone's weights by constants with random signs, and each task
+            says how many there shall be: ``add_task(planned_tasks=...)``.
         rehearse: try on a copy that earlier tasks stay bit-equal when others are learnt (``rehearsal.py``),
             now and after each growth. It takes a copy of the backbone and some twenty passes over four
             samples.
@@ -57,7 +67,7 @@ def mask_neurons(
     Raises:
         InputError: for what cannot be masked, with the layer's path, the reason and the remedy.
     """
-    return MaskedModel(backbone, example_input=example_input, head=head, rehearse=rehearse)
+    return MaskedModel(backbone, example_input=example_input, head=head, edges=edges, rehearse=rehearse)
 
 
 class MaskedModel(nn.Module):
@@ -66,10 +76,18 @@ class MaskedModel(nn.Module):
     task_ids: Tensor
 
     def __init__(
-        self, backbone: nn.Module, *, example_input: Tensor, head: str | None = None, rehearse: bool = True
+        self,
+        backbone: nn.Module,
+        *,
+        example_input: Tensor,
+        head: str | None = None,
+        edges: str = "none",
+        rehearse: bool = True,
     ) -> None:
         super().__init__()
         self.lock = PassLock()  # of the pass: select() and what computes after it
+        if edges not in EDGES:
+            raise InputError(f"edges is '{edges}': choose one of {', '.join(EDGES)}")
         if isinstance(backbone, (*MASKABLE, *NORMS)):
             raise InputError(
                 f"the backbone is a single {type(backbone).__name__}: put it into an nn.Sequential"
@@ -99,6 +117,7 @@ class MaskedModel(nn.Module):
         self.records = nn.ModuleDict()
         self.laterals = nn.ModuleDict()
         self.register_buffer("task_ids", torch.zeros(0, dtype=torch.long))
+        self.edges: Edges | None = None
         self.tasks: list[int] = []
         self.scale, self.s_max = 1.0, 400.0
         self.dense = False  # while True, the task being learnt uses every neuron
@@ -119,6 +138,8 @@ class MaskedModel(nn.Module):
         try:
             refuse_leaks(self)
             self._feature_size()
+            if edges != "none":
+                self.edges = Edges(self, edges).to(self.device)
             self.gates.to(self.device)
             if rehearse:
                 refuse_forgetting(self)
@@ -207,7 +228,7 @@ class MaskedModel(nn.Module):
             task: its number; by default the next one.
             budget: at most this share of a layer's neurons is selected, for all layers or by layer path.
             planned_tasks: how many tasks shall share the network's edges evenly (``plan.py``): limits the
-                fresh neurons of each. None: no limit.
+                fresh neurons of each. None: no limit. With edges: they share its neurons, and it is needed.
             logit_mean, logit_std: the gate logits start from N(mean, std).
 
         Returns: the task's number. Warns, naming the layer, where no neuron is free any more.
@@ -226,10 +247,15 @@ class MaskedModel(nn.Module):
         if num_classes < 1:
             raise InputError(f"task {task} has {num_classes} classes: a head needs at least 1")
         limits = self._limits(budget)
-        fresh = {} if planned_tasks is None else fresh_neurons(self, planned_tasks)
-        self._warn_if_full(task)
-        for path, gate in self.gates_by_path.items():
-            gate.open(logit_mean, logit_std, limits[path], fresh.get(path))
+        if self.edges is not None:
+            fresh = self._owned(task, budget, planned_tasks)
+            self._warn_if_full(task)
+            self.edges.begin(self, task, fresh)
+        else:
+            fresh = {} if planned_tasks is None else fresh_neurons(self, planned_tasks)
+            self._warn_if_full(task)
+            for path, gate in self.gates_by_path.items():
+                gate.open(logit_mean, logit_std, limits[path], fresh.get(path))
         for norm in self.norms():
             norm.add_task(task)
         self.heads[str(task)] = nn.Linear(
@@ -256,6 +282,15 @@ class MaskedModel(nn.Module):
             limits[path] = None if share is None else max(1, int(share * n))
         return limits
 
+    def _owned(self, task: int, budget: object, planned_tasks: int | None) -> dict[str, int]:
+        if budget is not None:
+            raise InputError(f"task {task} has a budget, but edges choose what it reads: leave budget out")
+        if planned_tasks is None:
+            raise InputError(
+                f"task {task}: with edges, say how many tasks shall share the neurons: planned_tasks=..."
+            )
+        return owned_neurons(self, planned_tasks)
+
     def _warn_if_full(self, task: int) -> None:
         full = [path for path, used in self.used().items() if bool(used.all())]
         if full:
@@ -279,8 +314,11 @@ class MaskedModel(nn.Module):
         if task != self.learning:
             raise InputError(f"task {task} is not being learnt: add_task(task={task}) first")
         self._refuse_divergence(task)
-        for gate in self.gates_by_path.values():
-            gate.store(torch.ones_like(gate.selection()) if self.dense else gate.selection())
+        chosen = {path: self._selection(path) for path in self.gates_by_path}
+        if self.edges is not None:
+            self.edges.commit(task)
+        for path, gate in self.gates_by_path.items():
+            gate.store(chosen[path])
         self.select(task)  # nothing of the last step's graph lives on: it could not be copied
         if freeze:
             self._freeze(task)
@@ -297,6 +335,9 @@ class MaskedModel(nn.Module):
             f"gate logits of '{p}'": g.logits for p, g in self.gates_by_path.items() if g.logits is not None
         }
         named |= {f"its head's {name}": p for name, p in self.heads[str(task)].named_parameters()}
+        if self.edges is not None:
+            named |= {f"scores {n}": score for n, score in enumerate(self.scores())}
+            named |= {f"its own {n}": own for n, own in enumerate(self.edges.own_parameters(task))}
         for path, norm in self.backbone.named_modules():
             if isinstance(norm, TaskNorm):
                 own = norm.of(task)
@@ -334,6 +375,8 @@ class MaskedModel(nn.Module):
             if consolidating:
                 gate.forget_last()
             gate.close()
+        if self.edges is not None:
+            self.edges.drop(task)
         for norm in self.norms():
             norm.drop_task(task)
         for owned in (self.heads, self.records, self.laterals):
@@ -346,6 +389,13 @@ class MaskedModel(nn.Module):
         self.task_ids = torch.tensor(self.tasks, device=self.device, dtype=torch.long)
         self.dense = False
         self.select(None)
+
+    def _selection(self, path: str) -> Tensor:
+        """Bits [n] that a commit stores."""
+        if self.edges is not None:
+            return self.edges.mask(self, path)
+        gate = self.gates_by_path[path]
+        return torch.ones_like(gate.selection()) if self.dense else gate.selection()
 
     def freeze(self, task: int) -> None:
         """End all training of a committed task: its head and norm state take no gradient any more.
@@ -366,16 +416,25 @@ class MaskedModel(nn.Module):
             parameter.grad = None
 
     def own_parameters(self, task: int) -> list[nn.Parameter]:
-        """Parameters that ``task`` alone uses: its head and norm state."""
+        """Parameters that ``task`` alone uses: head and norm state; with edges, biases and small layers."""
         return [
             *self.heads[str(task)].parameters(),
             *(p for norm in self.norms() for p in norm.of(task).parameters()),
+            *([] if self.edges is None else self.edges.own_parameters(task)),
         ]
 
     def task_parameters(self, task: int) -> list[nn.Parameter]:
-        """What training ``task`` changes: the layers' weights, its head and norm state, its gate logits."""
-        shared = [p for _, layer in self.layer_modules() for p in layer.parameters()]
-        return [*shared, *self.own_parameters(task), *self.gate_logits()]
+        """What training ``task`` changes: the layers' weights, its own parameters, gate logits or scores."""
+        shared: list[nn.Parameter]
+        if self.edges is None:
+            shared = [p for _, layer in self.layer_modules() for p in layer.parameters()]
+        else:
+            shared = [
+                cast(nn.Parameter, self.layer(path).weight)
+                for path, edges in self.edges.by_path()
+                if not edges.whole
+            ]
+        return [*shared, *self.own_parameters(task), *self.gate_logits(), *self.scores()]
 
     def task_buffers(self, task: int) -> list[Tensor]:
         """The running statistics that ``task`` alone uses."""
@@ -384,6 +443,10 @@ class MaskedModel(nn.Module):
     def gate_logits(self) -> list[nn.Parameter]:
         """The gate logits [n] of each layer while a task is learnt; empty otherwise."""
         return [gate.logits for gate in self.gates_by_path.values() if gate.logits is not None]
+
+    def scores(self) -> list[nn.Parameter]:
+        """The scores of edges of each layer while a task is learnt with them; empty otherwise."""
+        return [] if self.edges is None else self.edges.scores()
 
     def _row(self, task: int) -> int:
         if task not in self.committed:
@@ -394,6 +457,11 @@ class MaskedModel(nn.Module):
         """The committed mask of ``task``: bool [n] a layer, n as it was at the commit."""
         row = self._row(task)
         return {path: gate.mask(row) for path, gate in self.gates_by_path.items()}
+
+    def open_neurons(self, task: int) -> dict[str, Tensor]:
+        """What ``task`` computes with, bool [n] a layer: its mask; with edges also what nobody owned then."""
+        row = self._row(task)
+        return {path: gate.open_mask(row) for path, gate in self.gates_by_path.items()}
 
     def used(self, before: int | None = None) -> dict[str, Tensor]:
         """Used neurons, bool [n] a layer: the union of the masks committed (before task ``before``)."""
@@ -418,13 +486,13 @@ class MaskedModel(nn.Module):
         learning = task is not None and task == self.learning
         row = None if task is None or learning else self._row(task)
         for gate in self.gates_by_path.values():
-            if task is None or (learning and self.dense):
+            if task is None or (learning and (self.dense or self.edges is not None)):
                 gate.values = None
             elif row is not None:
                 gate.values = gate.bits(row, self.dtype)
             elif not self.training:
                 gate.values = gate.selection().to(self.dtype)
-        if learning and self.training and not self.dense:
+        if learning and self.training and not self.dense and self.edges is None:
             self._open_softly()
         for norm in self.norms():
             norm.task = task
@@ -463,7 +531,7 @@ class MaskedModel(nn.Module):
 
     def compute(self, x: Tensor, task: int) -> Tensor:
         """Features [batch, d] with the gates as they are set, the weights as wide as ``task`` knew them."""
-        weights = narrow_parameters(self, task)
+        weights = weights_of(self, task)
         folding = [path for path in self._foldable if self.training and self._gates[path].values is not None]
         for path in folding:
             weights |= self._fold(path, weights)
@@ -618,6 +686,8 @@ class MaskedModel(nn.Module):
             if weight is not None:
                 classes, size = weight.shape
                 self.heads[str(task)] = nn.Linear(size, classes, device=self.device, dtype=self.dtype)
+        if self.edges is not None:
+            self.edges.take_structure(self, state_dict, f"{prefix}edges.")
         for path, norm in ((path, m) for path, m in self.backbone.named_modules() if isinstance(m, TaskNorm)):
             for task in tasks:
                 norm.take_structure(task, state_dict, f"{prefix}backbone.{path}.")

@@ -1,5 +1,7 @@
 """How many fresh neurons each of a planned number of tasks may take: equal shares of the network's edges.
 
+With edges (``edges.py``) a weight learns with its neuron alone, so the tasks share neurons evenly.
+
 A weight learns in one task alone, the first that uses both its ends. Without a plan the first tasks take
 what they like and later ones are left with little, or the price of neurons starves them all. With it, the
 used neurons have at most (t + 1) / T of the network's edges once task t of T is learnt, so each task has as
@@ -44,3 +46,15 @@ def fresh_neurons(model: MaskedModel, tasks: int) -> dict[str, int]:
         raise InputError(f"planned_tasks is {tasks}: plan for at least 1 task")
     widths = planned_widths(model.layers, fans_of(model), len(model.committed), tasks)
     return {path: max(0, widths[path] - int(used.sum())) for path, used in model.used().items()}
+
+
+def owned_neurons(model: MaskedModel, tasks: int) -> dict[str, int]:
+    """How many free neurons of each layer the next of ``tasks`` planned tasks owns, with edges.
+
+    round(n (t + 1) / T), less those that are owned; from task T on, whatever is free. Raises InputError for
+    fewer than one task.
+    """
+    if tasks < 1:
+        raise InputError(f"planned_tasks is {tasks}: plan for at least 1 task")
+    share = min((len(model.committed) + 1) / tasks, 1.0)
+    return {path: max(0, round(len(u) * share) - int(u.sum())) for path, u in model.used().items()}

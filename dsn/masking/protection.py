@@ -1,7 +1,8 @@
 """Protected weights: values that no optimizer changes.
 
 A weight from neuron i to neuron j is protected iff both ends are used by earlier tasks; a bias iff its neuron
-is (METHOD.md, section 1). Zeroing gradients is not enough: momentum, weight decay and Adam's moments move a
+is (METHOD.md, section 1). With edges (``edges.py``) every row is protected that the task being learnt does
+not own. Zeroing gradients is not enough: momentum, weight decay and Adam's moments move a
 weight without one. So the values are put back after every step.
 
 Shapes: W [out, in, ...]; the protected block of a layer is W[outputs][:, inputs].
@@ -39,6 +40,9 @@ class ProtectedWeights:
         self._lock = model.lock  # between the step and the putting back, no thread may compute
         used = model.used(before)
         self._kept: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
+        if model.edges is not None:
+            self._keep_rows(model, used, model.learning if before is None else before)
+            return
         if not any(bool(mask.any()) for mask in used.values()):
             return
         inputs = read_inputs(model, used)
@@ -47,6 +51,13 @@ class ProtectedWeights:
             self._keep(layer.weight, block.view(*block.shape, *[1] * (layer.weight.dim() - 2)))
             if layer.bias is not None:
                 self._keep(layer.bias, used[path])
+
+    def _keep_rows(self, model: MaskedModel, used: dict[str, torch.Tensor], task: int | None) -> None:
+        """Keep all rows but those that ``task`` owns; where no task learns, all that are owned."""
+        assert model.edges is not None
+        for path, layer in model.layer_modules():
+            rows = used[path] if task is None else ~model.edges.learning_rows(model, path, task)
+            self._keep(layer.weight, rows.view(-1, *[1] * (layer.weight.dim() - 1)))
 
     def _keep(self, parameter: torch.Tensor, block: torch.Tensor) -> None:
         protected = torch.empty_like(parameter, dtype=torch.bool, requires_grad=False).copy_(block)

@@ -19,6 +19,10 @@ class TaskRecord(nn.Module):
         """The tensor kept under ``name``, or None."""
         return self._buffers.get(name)
 
+    def drop(self, name: str) -> None:
+        """Forget what is kept under ``name``, if anything is."""
+        self._buffers.pop(name, None)
+
     def clear(self) -> None:
         """Forget everything."""
         self._buffers.clear()

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, cast
 
 import torch
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from .cuts import Cut, plan
-from .growth import narrow_parameters
+from .edges import weights_of
 from .layers import CONVS, Maskable, neuron_dim
 from .norms import TaskNorm
 from .pieces import FOLDED, Pools, Select, Sum, chain, foldable, folded, kept_norm, sliced
@@ -126,7 +127,7 @@ def _cut_net(model: MaskedModel, task: int, weight: Tensor, bias: Tensor) -> nn.
     parameters = _parameters(model, task)
     skeleton = Skeleton(model, task)
     weights = {path: weight for path, (weight, _) in parameters.items()}
-    cut = plan(model.masks(task), skeleton, weights, weight)
+    cut = plan(_heard(model, task, parameters), skeleton, weights, weight)
     replaced = lone_norms(model, task)
     for path, layer in model.layer_modules():
         site = model.mask_module(path)
@@ -141,6 +142,18 @@ def _cut_net(model: MaskedModel, task: int, weight: Tensor, bias: Tensor) -> nn.
     like = cast(nn.Linear, model.heads[str(task)])
     head = chain(sliced(like, weight, bias, rows, cut.columns[FEATURES]))
     return nn.Sequential(OrderedDict(backbone=backbone, head=head))
+
+
+def _heard(
+    model: MaskedModel, task: int, parameters: Mapping[str, tuple[Tensor, Tensor | None]]
+) -> dict[str, Tensor]:
+    """The neurons that ``task`` computes with, less those that are 0: no edge is on, no bias."""
+    heard = model.open_neurons(task)
+    for path, (weight, bias) in parameters.items():
+        felt = weight.flatten(1).ne(0).any(1) if bias is None else weight.flatten(1).ne(0).any(1) | bias.ne(0)
+        if model.norm_of[path] is None and bool((heard[path] & felt).any()):
+            heard[path] = heard[path] & felt
+    return heard
 
 
 def _cut_layer(
@@ -166,8 +179,8 @@ def _cut_layer(
 
 def _parameters(model: MaskedModel, task: int) -> dict[str, tuple[Tensor, Tensor | None]]:
     """Weight and bias of each layer, as wide as ``task`` knew them."""
-    narrow = narrow_parameters(model, task)
+    own = weights_of(model, task)
     return {
-        path: (narrow.get(f"{path}.weight", layer.weight), narrow.get(f"{path}.bias", layer.bias))
+        path: (own.get(f"{path}.weight", layer.weight), own.get(f"{path}.bias", layer.bias))
         for path, layer in model.layer_modules()
     }

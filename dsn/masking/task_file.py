@@ -16,6 +16,7 @@ from ..errors import InputError
 from ..storage import Tree, read_tree, write_tree
 from .fingerprint import Fingerprints, probe
 from .fit import refuse_numbers, refuse_record_name
+from .growth import narrow_columns
 from .layers import evaluating
 from .records import Lateral
 from .wiring import read_inputs
@@ -33,7 +34,7 @@ def save_task(model: MaskedModel, task: int, path: Path) -> None:
     Raises InputError for a task without a committed mask, OSError where the disk refuses.
     """
     masks = model.masks(task)
-    inputs = _inputs(model, masks)
+    inputs = _inputs(model, masks, task)
     hashes = Fingerprints(model)
     head = cast(nn.Linear, model.heads[str(task)])
     laterals = [cast(Lateral, lateral) for lateral in model.lateral_heads(task)]
@@ -49,6 +50,7 @@ def save_task(model: MaskedModel, task: int, path: Path) -> None:
             path: None if layer.bias is None else layer.bias[masks[path]]
             for path, layer in model.layer_modules()
         },
+        "edges": None if model.edges is None else _edges_of(model, task),
         "norms": [norm.of(task).state_dict() for norm in model.norms()],
         "head": head.state_dict(),
         "record": dict(model.record(task).named_buffers()),
@@ -88,8 +90,24 @@ def load_task(model: MaskedModel, path: Path, task: int | None = None) -> int:
     return task
 
 
-def _inputs(model: MaskedModel, masks: dict[str, Tensor]) -> dict[str, Tensor]:
-    """[e] the inputs of each layer that can differ from 0 under the masks."""
+def _edges_of(model: MaskedModel, task: int) -> Tree:
+    """What edges add: the seed of initial values, who owns neurons already, bits, own biases and weights."""
+    assert model.edges is not None
+    return {
+        "seed": model.edges.seed,
+        "owned": {
+            path: used[: len(model.masks(task)[path])] for path, used in model.used(before=task).items()
+        },
+        "layers": {path: layer.kept_of(task) for path, layer in model.edges.by_path()},
+    }
+
+
+def _inputs(model: MaskedModel, masks: dict[str, Tensor], task: int | None = None) -> dict[str, Tensor]:
+    """[e] the inputs of each layer that can differ from 0 under the masks; with edges, that ``task`` knew."""
+    if model.edges is not None:
+        columns = None if task is None else narrow_columns(model, task)
+        whole = {path: torch.ones(layer.weight.shape[1]) for path, layer in model.layer_modules()}
+        return {path: flags.nonzero().flatten() for path, flags in (columns or whole).items()}
     live = read_inputs(model, masks)
     return {path: flags.nonzero().flatten() for path, flags in live.items()}
 
@@ -170,12 +188,31 @@ def _refuse_unfit(model: MaskedModel, tree: Tree, task: int) -> None:
     for layer, n in model.layers.items():
         if len(tree["masks"][layer]) != n:
             raise InputError(f"layer '{layer}' has {len(tree['masks'][layer])} neurons there, {n} here")
+    _refuse_other_owners(model, tree)
     _refuse_other_weights(model, tree)
     _refuse_other_norms(model, tree)
     features = tree["head"]["weight"].shape[1]
     if features != model.feature_size:
         raise InputError(f"its head reads {features} features, the backbone here gives {model.feature_size}")
     _refuse_other_sources(model, tree)
+
+
+def _refuse_other_owners(model: MaskedModel, tree: Tree) -> None:
+    edges = tree.get("edges")
+    if (edges is None) != (model.edges is None):
+        raise InputError(
+            f"it has {'no' if edges is None else ''} bits of edges, the model here not so: edges=..."
+        )
+    if edges is None or model.edges is None:
+        return
+    if model.tasks and int(edges["seed"]) != int(model.edges.seed):
+        raise InputError("its initial weights come from another seed than those of the model here")
+    for path, used in model.used().items():
+        if not torch.equal(edges["owned"][path].to(used.device), used):
+            raise InputError(
+                f"the neurons of layer '{path}' have other owners here than when it was learnt: "
+                "load the tasks of one model together, in the order of learning"
+            )
 
 
 def _refuse_other_weights(model: MaskedModel, tree: Tree) -> None:
@@ -274,13 +311,18 @@ def _take_out(model: MaskedModel, task: int, rows: int) -> None:
 def _put(model: MaskedModel, tree: Tree, task: int) -> None:
     masks = {path: mask.to(model.device) for path, mask in tree["masks"].items()}
     inputs = _inputs(model, masks)
+    if model.edges is not None:
+        model.edges.reseed(model, int(tree["edges"]["seed"]))
     with torch.random.fork_rng(devices=[]):  # adding a task draws what is overwritten here
-        model.add_task(len(tree["head"]["bias"]), task)
+        # with edges, a plan for one task leaves the weights of owned neurons as they are
+        model.add_task(len(tree["head"]["bias"]), task, planned_tasks=None if model.edges is None else 1)
     for path, layer in model.layer_modules():
         rows = masks[path].nonzero().flatten()
         layer.weight[rows[:, None], inputs[path]] = tree["weights"][path].to(model.device)
         if layer.bias is not None:
             layer.bias[rows] = tree["biases"][path].to(model.device)
+        if model.edges is not None:
+            model.edges.of(path).put(task, tree["edges"]["layers"][path])
         model.gates_by_path[path].store(masks[path])
     model.heads[str(task)].load_state_dict(tree["head"])
     for norm, state in zip(model.norms(), tree["norms"], strict=True):

@@ -17,6 +17,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from ..masking import MaskedModel
+from ..masking.edges import weights_of
 from ..masking.norms import TaskNorm
 from ..masking.wiring import coupled_layers, live_inputs
 
@@ -32,12 +33,14 @@ class CompactPass:
         self.rows = _rows(model, task)
         columns, features = live_inputs(model, self.rows)
         self._tensors: dict[str, Tensor] = {}
+        own = weights_of(model, task)
         for path, layer in model.layer_modules():
-            weight = layer.weight[self.rows[path]][:, columns[path]]
+            weight, bias = own.get(f"{path}.weight", layer.weight), own.get(f"{path}.bias", layer.bias)
+            weight = weight[self.rows[path]][:, columns[path]]
             form = torch.channels_last if weight.dim() == 4 else torch.contiguous_format
             self._tensors[f"{path}.weight"] = weight.contiguous(memory_format=form)
-            if layer.bias is not None:
-                self._tensors[f"{path}.bias"] = layer.bias[self.rows[path]]
+            if bias is not None:
+                self._tensors[f"{path}.bias"] = bias[self.rows[path]]
             self._cut_norm(path)
         head = cast(nn.Linear, model.heads[str(task)])
         self._head = head.weight[:, features], head.bias
@@ -64,7 +67,7 @@ class CompactPass:
 
 
 def _rows(model: MaskedModel, task: int) -> dict[str, Tensor]:
-    masks = model.masks(task)
+    masks = model.open_neurons(task)
     rows: dict[str, Tensor] = {}
     for group in coupled_layers(model):
         union = torch.stack([masks[path] for path in group]).any(0)

@@ -67,7 +67,7 @@ def recorded_statistics(model: MaskedModel, task: int) -> Statistics:
         InputError: the task is not committed.
     """
     known: Statistics = {}
-    for path, mask in model.masks(task).items():
+    for path, mask in model.open_neurons(task).items():
         statistics = _running(model, task, path)
         if statistics is None:
             mean, std = (model.record(task).get(_name(path, moment)) for moment in ("mean", "std"))
@@ -89,7 +89,7 @@ def measure_statistics(
     Raises:
         InputError: the task is not committed, or ``batches`` is empty.
     """
-    masks = model.masks(task)
+    masks = model.open_neurons(task)
     paths = list(masks if paths is None else paths)
     count = dict.fromkeys(paths, 0)
     mean = {path: torch.zeros(len(masks[path]), dtype=torch.float64, device=model.device) for path in paths}
@@ -127,7 +127,7 @@ class Distance:
     def __init__(
         self, model: MaskedModel, task: int, known: Statistics, rows: Mapping[str, Tensor] | None = None
     ) -> None:
-        masks = model.masks(task)
+        masks = model.open_neurons(task)
         self._positions: dict[str, Tensor] = {}
         self._mean, self._std, self._scale = {}, {}, {}
         for path in known:

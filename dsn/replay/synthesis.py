@@ -186,7 +186,7 @@ def _refuse_dead_input(model: MaskedModel, task: int, random: torch.Generator) -
         model(x.to(model.dtype), task).float().square().sum(), x, allow_unused=True
     )
     if slope is None or not bool(slope.any()):
-        empty = [path for path, mask in model.masks(task).items() if not bool(mask.any())]
+        empty = [path for path, mask in model.open_neurons(task).items() if not bool(mask.any())]
         why = f"its mask has no neuron in {', '.join(empty)}" if empty else "its activations are all 0"
         raise InputError(f"task {task}: its logits do not depend on the input, since {why}; learn it again")
 

@@ -33,6 +33,7 @@ SETTINGS = (
     "planned_tasks",
     "logit_mean",
     "logit_std",
+    "score_lr_factor",
     "initial",
     "growth",
     "schedule",

@@ -48,6 +48,19 @@ def find_compiler() -> str | None:
     return next((path for path in found if path), None)
 
 
+def _refuse_gates(transfer: str, planned_tasks: int | None, budget: object) -> None:
+    """Raise InputError for what needs gates that learn, which a model with edges has not."""
+    if transfer == "gates":
+        raise InputError(
+            "transfer 'gates' changes masks, and with edges they say who owns a weight: "
+            f"choose one of {', '.join(name for name in MECHANISMS if name != 'gates')}"
+        )
+    if planned_tasks is None:
+        raise InputError("edges: say how many tasks shall share the neurons, planned_tasks=...")
+    if budget is not None:
+        raise InputError("edges choose what a task reads, and planned_tasks what it owns: leave budget out")
+
+
 class DSN(IterationHooks, Loading, SupervisedTemplate):
     """Data-free subnetworks (Gao et al., NeurIPS 2023) for task-incremental streams.
 
@@ -67,6 +80,8 @@ class DSN(IterationHooks, Loading, SupervisedTemplate):
         budget: at most this share of a layer's neurons is selected, for all layers or by layer path.
         planned_tasks: how many tasks shall share the network's edges evenly; None: no plan.
         logit_mean, logit_std: gate logits start from N(mean, std).
+        score_lr_factor: the scores of edges learn at the optimizer's rate times this, without weight decay
+            (``mask_neurons(..., edges="own_and_read")``).
         initial: arguments of ``dsn.masking.initial.start_task``: neurons that a task starts with.
         growth: neurons added to a layer that has no free one when a task begins; 0 switches growth off.
         schedule: of the learning rate over a task's epochs: "constant", "cosine" (to 0) or "plateau", with
@@ -129,6 +144,7 @@ class DSN(IterationHooks, Loading, SupervisedTemplate):
         planned_tasks: int | None = None,
         logit_mean: float = 0.0,
         logit_std: float = 1.0,
+        score_lr_factor: float = 10.0,
         initial: Mapping[str, Any] | None = None,
         growth: int = 0,
         schedule: str = "constant",
@@ -173,6 +189,8 @@ class DSN(IterationHooks, Loading, SupervisedTemplate):
         for value, known in ((transfer, MECHANISMS), (acceptance, ACCEPTANCE)):
             if value not in known:
                 raise InputError(f"transfer or acceptance is '{value}': choose one of {', '.join(known)}")
+        if model.edges is not None:
+            _refuse_gates(transfer, planned_tasks, budget)
         super().__init__(
             model=model,
             optimizer=optimizer,
@@ -193,6 +211,7 @@ class DSN(IterationHooks, Loading, SupervisedTemplate):
         self.annealing = annealing
         self.budget, self.planned_tasks = budget, planned_tasks
         self.logit_mean, self.logit_std = logit_mean, logit_std
+        self.score_lr_factor = score_lr_factor
         self.initial = initial or {}
         self.growth = growth
         self.schedule, self.judge = schedule, judge
@@ -303,7 +322,12 @@ class DSN(IterationHooks, Loading, SupervisedTemplate):
     def make_optimizer(self, **_kwargs: Any) -> None:
         """Empty the optimizer and fill it with what the task being learnt trains."""
         self.groups.fill(self.model.task_parameters(self.model.tasks[-1]))
-        self._undecayed = Undecayed(self.optimizer, self.model.gate_logits())
+        faster = self.score_lr_factor if self.model.edges is not None else 1.0
+        self._undecayed = Undecayed(self.optimizer, self._choice(), faster)
+
+    def _choice(self) -> list[nn.Parameter]:
+        """Gate logits and scores of edges: gone with the commit, never decayed."""
+        return [*self.model.gate_logits(), *self.model.scores()]
 
     def _train_exp(self, experience: Any, eval_streams: Any = None, **kwargs: Any) -> None:
         task = self.model.tasks[-1]
@@ -327,7 +351,7 @@ class DSN(IterationHooks, Loading, SupervisedTemplate):
     def _begin_phase(self, task: int) -> None:
         """Warm-up, then soft gates, then the committed mask."""
         if self.phase == 2 and self.model.learning == task:
-            self.groups.remove(self.model.gate_logits())  # with the commit they are gone
+            self.groups.remove(self._choice())
             self.model.commit(task, freeze=False)
         self.model.dense = self.phase == 0 or (self.phase == 1 and not self.train_epochs)
 

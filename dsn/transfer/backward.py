@@ -74,6 +74,10 @@ def attempt(situation: Situation, mechanism: str, acceptance: str) -> TransferOu
     if acceptance not in ACCEPTANCE:
         raise InputError(f"acceptance is '{acceptance}': choose one of {', '.join(ACCEPTANCE)}")
     model, task, source = situation.model, situation.task, situation.source
+    if mechanism == "gates" and model.edges is not None:
+        raise InputError(
+            "transfer 'gates' changes masks, and with edges they say who owns a weight: take another"
+        )
     readers = _readers(model, task) if mechanism == "gates" else []
     if readers:
         reason = f"its features must not change, tasks {readers} read them"

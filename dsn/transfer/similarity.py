@@ -1,4 +1,4 @@
-"""How alike the committed masks of two tasks are."""
+"""How alike the committed masks of two tasks are; where edges have bits, how alike those are."""
 
 import torch
 from torch import Tensor
@@ -7,7 +7,12 @@ from ..masking import MaskedModel
 
 
 def similarity(model: MaskedModel, first: int, second: int) -> float:
-    """Cosine |a and b| / sqrt(|a| |b|) of the masks a layer, geometric mean over the layers, in [0, 1]."""
+    """Cosine |a and b| / sqrt(|a| |b|) of the masks a layer, geometric mean over the layers, in [0, 1].
+
+    Where edges have bits, the same of the edges that the tasks own or read: masks then say who learnt when.
+    """
+    if model.edges is not None and model.edges.reads:
+        return float(model.edges.similarity(model, (first, second))[0, 1])
     cosines = []
     second_masks = model.masks(second)
     for path, mask in model.masks(first).items():

@@ -263,3 +263,22 @@ def test_reading_a_config_imports_no_avalanche():
     code += "TransferConfig(mechanism='gates', acceptance='always'); ReplayConfig(generator='inversion'); "
     code += "sys.exit('avalanche' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("override", "key"),
+    [
+        ("selection.planned_tasks=null", "selection.planned_tasks"),
+        ("selection.budget=0.5", "selection.budget"),
+        ("selection.initial.he=true", "selection.initial"),
+        ("transfer.mechanism=gates", "transfer.mechanism"),
+    ],
+)
+@pytest.mark.parametrize("edges", ["own_and_read", "own"])
+def test_what_needs_gates_does_not_go_with_edges(tmp_path, edges, override, key):
+    path = tmp_path / "config.yaml"
+    path.write_text("stream: {name: split_digits}\nselection: {planned_tasks: stream}\n")
+    assert load(path, [f"selection.edges={edges}"]).selection.edges == edges
+    with pytest.raises(InputError, match=f"{key}: "):
+        load(path, [f"selection.edges={edges}", override])
+    load(path, [override])

@@ -57,6 +57,7 @@ SETTINGS = {
     "defaults": {},
     "budget and every phase": {"budget": 0.5, "warmup_epochs": 1, "consolidation_epochs": 1},
     "bfloat16, channels last, growth": {"precision": "bfloat16", "channels_last": True, "growth": 2},
+    "edges": {"edges": "own_and_read", "planned_tasks": 2},
 }
 
 
@@ -64,7 +65,8 @@ def learn_two_tasks(net: str, **settings) -> Watched:
     build, shape = NETS[net]
     config = split_digits.SplitDigitsConfig(tasks=2, train_per_class=20, flatten=len(shape) == 1)
     torch.manual_seed(0)
-    model = mask_neurons(build(), example_input=torch.zeros(1, *shape))
+    edges = settings.pop("edges", "none")
+    model = mask_neurons(build(), example_input=torch.zeros(1, *shape), edges=edges)
     cl = Watched(
         model=model,
         optimizer=torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9, weight_decay=1e-4),

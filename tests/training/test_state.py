@@ -37,6 +37,15 @@ SETTINGS = {
         "channels_last": True,
         "initial": {"choice": "npb", "he": True},
     },
+    "edges, consolidation, growth": {
+        "optimizer": lambda p: torch.optim.SGD(p, lr=0.05, momentum=0.9, weight_decay=1e-3),
+        "edges": "own_and_read",
+        "planned_tasks": 2,
+        "schedule": "cosine",
+        "consolidation_epochs": 1,
+        "restore_best": True,
+        "growth": 3,
+    },
 }
 
 
@@ -51,7 +60,8 @@ def make(name, seed=0, width=4, **more):
     settings = {"replay": {"images": 4, "steps": 2}, **SETTINGS[name], **more}
     optimizer = settings.pop("optimizer")
     net = backbones.small_cnn(1, 8, width=width, features=10, dropout=0.2)
-    model = mask_neurons(net, example_input=torch.zeros(1, 1, 8, 8))
+    edges = settings.pop("edges", "none")
+    model = mask_neurons(net, example_input=torch.zeros(1, 1, 8, 8), edges=edges)
     return DSN(
         model=model,
         optimizer=optimizer(model.parameters()),

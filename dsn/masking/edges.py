@@ -1,0 +1,410 @@
+"""Where a task learns and what it reads: owners of weights, and edge bits.
+
+A task *owns* neurons: their incoming weights, and only those, learn, each weight once in its life. Before
+that it has its initial value (initial_values.py). What task t computes a layer with is, row by row,
+
+    owned by t:               trained
+    owned by an earlier task: trained * bit
+    of anybody or nobody else: initial * bit        (owned later, or never: it stays initial for t for ever)
+
+A neuron's owner is the first task whose committed mask has it, in the order of commits; nothing is stored for
+it. A task's mask has the neurons that it owns and the owned ones that it reads; those that nobody owns at
+its commit are open beside them. While a task is learnt each edge that it does not own has a score,
+straight-through: the larger half of a layer's |score| is read. At the commit the choice becomes packed
+bits; without scores (``own``) everything is read. Biases are the task's own, and so are whole layers of at
+most 2 kB of weights.
+
+Shapes: W [n, d, ...]; own, earlier, open: bool [n]; scores and bits of the r rows that are read [r, d, ...].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from .bits import pack_bits, unpack_bits
+from .growth import laid_out, narrow_columns, narrow_parameters
+from .initial_values import initial_values
+from .records import TaskRecord
+from .scores import how_many, straight_through, top_k
+
+if TYPE_CHECKING:
+    from .model import MaskedModel
+
+EDGES = ("none", "own_and_read", "own")
+WHOLE_BYTES = 2048  # a layer with no more bytes of weights is wholly a task's own
+DENSITY = 0.5  # of the edges that a task may read, the share that it reads
+CACHED = 4  # committed tasks whose weights are kept ready
+
+
+def weights_of(model: MaskedModel, task: int) -> dict[str, Tensor]:
+    """The weights and biases that ``task`` computes with, by name; those not named are the backbone's own."""
+    return narrow_parameters(model, task) if model.edges is None else model.edges.weights(model, task)
+
+
+class LayerEdges(nn.Module):
+    """What tasks keep of one layer: bits of edges, own biases, own weights; scores while one is learnt."""
+
+    own: Tensor
+
+    def __init__(self, whole: bool) -> None:
+        super().__init__()
+        self.whole = whole
+        self.scores: nn.Parameter | None = None
+        self.register_buffer("own", torch.zeros(0, dtype=torch.bool))
+        self.bits = TaskRecord()
+        self.weights = nn.ParameterDict()
+        self.biases = nn.ParameterDict()
+        self._ready: tuple[tuple[object, ...], Tensor, Tensor, Tensor] | None = None
+
+    def of(self, task: int) -> list[nn.Parameter]:
+        """The weights and biases that are wholly those of ``task``."""
+        return [own[str(task)] for own in self._own().values() if str(task) in own]
+
+    def kept(self) -> int:
+        """How many of the scored edges are read."""
+        assert self.scores is not None
+        return how_many(DENSITY, self.scores.numel())
+
+    def learnt(self, weight: Tensor, earlier: Tensor, initial: Callable[[Tensor], Tensor]) -> Tensor:
+        """[n, d, ...] what the task being learnt computes with; gradients go to ``weight`` and scores."""
+        _, rows, order, frozen = self.prepared(weight, earlier, initial)
+        if self.scores is not None:
+            frozen = frozen * straight_through(self.scores.abs(), self.kept()).to(frozen.dtype)
+        return laid_out(torch.cat([weight.index_select(0, rows), frozen]).index_select(0, order), weight)
+
+    @torch.no_grad()
+    def prepared(
+        self, weight: Tensor, earlier: Tensor, initial: Callable[[Tensor], Tensor]
+    ) -> tuple[tuple[object, ...], Tensor, Tensor, Tensor]:
+        """The rows that learn, where each row lies behind them, and the values of the others: once a task."""
+        key = (weight.device, weight.dtype)
+        if self._ready is None or self._ready[0] != key:
+            rows, read = self.own.nonzero().flatten(), (~self.own).nonzero().flatten()
+            order = torch.cat([rows, read]).argsort()
+            values = torch.where(_rows(earlier, weight), weight, initial(weight))
+            self._ready = (key, rows, order, values[read])
+        return self._ready
+
+    def forget(self) -> None:
+        """End the learning of a task."""
+        self.scores, self._ready = None, None
+        self.own = self.own.new_zeros(0)
+
+    def drop(self, task: int) -> None:
+        """Forget all of ``task``."""
+        self.forget()
+        self.bits.drop(str(task))
+        for own in self._own().values():
+            if str(task) in own:
+                del own[str(task)]
+
+    def kept_of(self, task: int) -> dict[str, Tensor | None]:
+        """Bits, weights and biases of a committed task; None for what it has not."""
+        own = {name: kept.get(str(task), None) for name, kept in self._own().items()}
+        return {"bits": self.bits.get(str(task)), **own}
+
+    @torch.no_grad()
+    def put(self, task: int, kept: Mapping[str, Tensor | None]) -> None:
+        """Put what :meth:`kept_of` gave in the place of what ``task`` is learnt with; its learning ends."""
+        bits, device = kept["bits"], self.own.device
+        if bits is not None:
+            self.bits.put(str(task), bits.to(device))
+        for name, own in self._own().items():
+            if (value := kept[name]) is not None:
+                own[str(task)].copy_(value)
+        self.forget()
+
+    def _own(self) -> dict[str, nn.ParameterDict]:
+        return {"weights": self.weights, "biases": self.biases}
+
+    def take_structure(self, state: Mapping[str, Tensor], prefix: str, like: Tensor) -> None:
+        """Make room for what ``state`` holds under ``prefix``."""
+        self.forget()
+        own, scores = state.get(f"{prefix}own"), state.get(f"{prefix}scores")
+        self.own = self.own.new_zeros(0 if own is None else len(own))
+        self.scores = None if scores is None else nn.Parameter(like.new_zeros(scores.shape))
+        self.bits = TaskRecord().to(like.device)
+        self.bits.take_structure(state, f"{prefix}bits.")
+        for name, kept in self._own().items():
+            kept.clear()
+            for key, value in state.items():
+                if key.startswith(f"{prefix}{name}."):
+                    kept[key.removeprefix(f"{prefix}{name}.")] = nn.Parameter(like.new_zeros(value.shape))
+        self.bits.to(like.device)
+
+
+class Edges(nn.Module):
+    """The edges of every masked layer of a model; see the head of this file.
+
+    Making it gives the model's weights their initial values.
+    """
+
+    seed: Tensor
+
+    def __init__(self, model: MaskedModel, mode: str) -> None:
+        super().__init__()
+        self.reads = mode == "own_and_read"
+        self.layers = nn.ModuleDict()
+        self.register_buffer("seed", torch.randint(2**31, ()))
+        self._seed = int(self.seed)  # on the host
+        self._still: tuple[tuple[object, ...], dict[str, Tensor], dict[str, Tensor]] | None = None
+        self._cache: dict[int, tuple[list[Tensor], tuple[object, ...], dict[str, Tensor]]] = {}
+        for path, layer in model.layer_modules():
+            whole = layer.weight.numel() * layer.weight.element_size() <= WHOLE_BYTES
+            self.layers[path.replace(".", "/")] = LayerEdges(whole)
+            layer.weight.data.copy_(self.initial(path, layer.weight))
+            model.gates_by_path[path].opens_unowned = True
+
+    @torch.no_grad()
+    def reseed(self, model: MaskedModel, seed: int) -> None:
+        """Give the weights of a model without tasks the initial values of another seed."""
+        if seed != self._seed and not model.tasks:
+            self.seed.fill_(seed)
+            self._seed = seed
+            for path, layer in model.layer_modules():
+                layer.weight.copy_(self.initial(path, layer.weight))
+
+    def of(self, path: str) -> LayerEdges:
+        """The edges of the layer at ``path``."""
+        return cast(LayerEdges, self.layers[path.replace(".", "/")])
+
+    def by_path(self) -> Iterator[tuple[str, LayerEdges]]:
+        """(path, edges) of each layer, in forward order."""
+        return ((key.replace("/", "."), cast(LayerEdges, module)) for key, module in self.layers.items())
+
+    def initial(self, path: str, weight: Tensor) -> Tensor:
+        """The initial values of the layer at ``path``, shaped as ``weight``."""
+        return initial_values(self._seed, path, weight.shape, weight)
+
+    def own_parameters(self, task: int) -> list[nn.Parameter]:
+        """Biases and weights that ``task`` alone uses."""
+        return [parameter for _, layer in self.by_path() for parameter in layer.of(task)]
+
+    def scores(self) -> list[nn.Parameter]:
+        """The scores of each layer while a task is learnt; empty otherwise."""
+        return [layer.scores for _, layer in self.by_path() if layer.scores is not None]
+
+    def bytes_of(self, task: int) -> int:
+        """Bytes of the packed bits of a committed task."""
+        kept = (layer.bits.get(str(task)) for _, layer in self.by_path())
+        return sum(bits.numel() for bits in kept if bits is not None)
+
+    # ---- a task's life -----------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def begin(self, model: MaskedModel, task: int, fresh: Mapping[str, int]) -> None:
+        """Begin ``task``: it owns the first ``fresh`` free neurons of each layer; all are alike."""
+        last = str(model.tasks[-1]) if model.tasks else None
+        for path, edges in self.by_path():
+            layer, used = model.layer(path), model.gates_by_path[path].used()
+            edges.forget()
+            edges.own = ~used & ((~used).cumsum(0) <= fresh[path])
+            weight, values = layer.weight, self.initial(path, layer.weight)
+            if edges.whole:
+                before = edges.weights[last] if last is not None else None
+                fits = before is not None and before.shape[1:] == values.shape[1:]
+                if before is not None and fits:
+                    values[: len(before)] = before
+                edges.weights[str(task)] = nn.Parameter(laid_out(values, weight))
+            else:
+                weight.copy_(torch.where(_rows(edges.own, weight), values, weight))
+                if self.reads:
+                    edges.scores = nn.Parameter(_drawn_scores(weight, int((~edges.own).sum())))
+                edges.prepared(weight, used, partial(self.initial, path))
+            if layer.bias is not None:
+                edges.biases[str(task)] = nn.Parameter(layer.bias.detach().clone())
+
+    def drop(self, task: int) -> None:
+        """Undo :meth:`begin`, and :meth:`commit` if there was one."""
+        self._still = None
+        self._cache.pop(task, None)
+        for _, layer in self.by_path():
+            layer.drop(task)
+
+    def mask(self, model: MaskedModel, path: str) -> Tensor:
+        """Bool [n]: the mask of the task being learnt; its own neurons, and every owned one."""
+        return model.gates_by_path[path].used() | self.of(path).own
+
+    @torch.no_grad()
+    def commit(self, task: int) -> None:
+        """Keep the bits of ``task`` and forget its scores."""
+        self._still = None
+        for _, edges in self.by_path():
+            if edges.scores is not None:
+                edges.bits.put(str(task), pack_bits(top_k(edges.scores.abs(), edges.kept()).flatten()))
+            edges.forget()
+
+    def learning_rows(self, model: MaskedModel, path: str, task: int) -> Tensor:
+        """Bool [n]: the rows of a layer that are those of ``task``, committed or being learnt."""
+        return self.of(path).own if task == model.learning else _Owners(model, path, task).own
+
+    # ---- what a task computes with -----------------------------------------------------------------------
+
+    def weights(self, model: MaskedModel, task: int) -> dict[str, Tensor]:
+        """The weights and biases of ``task``, by name, as wide as it knows them.
+
+        Differentiable while the task trains, with its mask committed or not; afterwards kept ready until a
+        tensor that they come from has changed.
+        """
+        if task == model.learning:
+            return self._learnt(model, task)
+        model.masks(task)
+        if torch.is_grad_enabled() and next(model.heads[str(task)].parameters()).requires_grad:
+            return self._consolidating(model, task)
+        sources: list[Tensor] = [p for _, layer in model.layer_modules() for p in layer.parameters()]
+        sources += [gate.masks for gate in model.gates_by_path.values()]
+        sources += [*self.own_parameters(task), self.seed]
+        sources += [bits for _, e in self.by_path() if (bits := e.bits.get(str(task))) is not None]
+        with torch.inference_mode(False), torch.no_grad():
+            if any(source.is_inference() for source in sources):  # such a tensor does not count its changes
+                return self._committed(model, task)
+            key: tuple[object, ...] = tuple((s._version, s.data_ptr(), s.stride()) for s in sources)
+            kept = self._cache.pop(task, None)
+            same = kept is not None and len(kept[0]) == len(sources) and kept[1] == key
+            if kept is None or not same or any(a is not b for a, b in zip(kept[0], sources, strict=True)):
+                kept = sources, key, self._committed(model, task)
+            self._cache[task] = kept
+            while len(self._cache) > CACHED:
+                del self._cache[next(iter(self._cache))]
+            return kept[2]
+
+    def _learnt(self, model: MaskedModel, task: int) -> dict[str, Tensor]:
+        found: dict[str, Tensor] = {}
+        for path, edges in self.by_path():
+            if edges.whole:
+                found[f"{path}.weight"] = edges.weights[str(task)]
+            else:
+                weight, used = model.layer(path).weight, model.gates_by_path[path].used()
+                found[f"{path}.weight"] = edges.learnt(weight, used, partial(self.initial, path))
+            if str(task) in edges.biases:
+                found[f"{path}.bias"] = edges.biases[str(task)]
+        return found
+
+    def _consolidating(self, model: MaskedModel, task: int) -> dict[str, Tensor]:
+        """:meth:`_committed`, differentiable: what does not learn is found once."""
+        key = (task, model.device, model.dtype)
+        if self._still is None or self._still[0] != key:
+            with torch.no_grad():
+                owners = {path: _Owners(model, path, task).own for path, _ in self.by_path()}
+                self._still = (key, self._committed(model, task), owners)
+        _, still, owners = self._still
+        found = dict(still)
+        for path, edges in self.by_path():
+            if not edges.whole:
+                weight, name = model.layer(path).weight, f"{path}.weight"
+                found[name] = torch.where(_rows(owners[path], weight), weight, still[name])
+        return found
+
+    def _committed(self, model: MaskedModel, task: int) -> dict[str, Tensor]:
+        columns = narrow_columns(model, task)
+        found: dict[str, Tensor] = {}
+        for path, edges in self.by_path():
+            if edges.whole:
+                found[f"{path}.weight"] = edges.weights[str(task)]
+            else:
+                layer, owners = model.layer(path).weight, _Owners(model, path, task)
+                weight = layer if columns is None else layer[: len(owners.own), columns[path]]
+                values = torch.where(
+                    _rows(owners.earlier, weight), weight.detach(), self.initial(path, weight)
+                )
+                read = values * _bits(edges.bits.get(str(task)), owners.read, weight)
+                found[f"{path}.weight"] = laid_out(
+                    torch.where(_rows(owners.own, weight), weight, read), layer
+                )
+            if str(task) in edges.biases:
+                found[f"{path}.bias"] = edges.biases[str(task)]
+        return found
+
+    def read(self, model: MaskedModel, task: int) -> dict[str, Tensor]:
+        """Bool [n, d, ...] a layer, as wide as it is now: the edges that a committed task computes with.
+
+        Its own ones and those whose bits are set; what it owns of a whole layer is all that is open.
+        """
+        columns = narrow_columns(model, task)
+        found: dict[str, Tensor] = {}
+        for path, edges in self.by_path():
+            weight, owners = model.layer(path).weight, _Owners(model, path, task)
+            width = len(owners.own)
+            known = torch.ones(weight.shape[1], dtype=torch.bool) if columns is None else columns[path]
+            narrow = weight[:width, known.to(weight.device)]
+            bits = None if edges.whole else edges.bits.get(str(task))
+            inside = _bits(bits, owners.read, narrow) | _rows(owners.own, narrow)
+            wide = torch.zeros_like(weight, dtype=torch.bool)
+            wide[:width, known.to(weight.device)] = inside
+            found[path] = wide
+        return found
+
+    def similarity(self, model: MaskedModel, tasks: Sequence[int]) -> Tensor:
+        """[T, T] how alike the edges of committed ``tasks`` are: the cosine |a and b| / sqrt(|a| |b|) of what
+        they read or own a layer, geometric mean over the layers that are not whole, in [0, 1]."""
+        maps = [self.read(model, task) for task in tasks]
+        layers = []
+        for path, edges in self.by_path():
+            if not edges.whole:
+                rows = [torch.stack([(a[path] & b[path]).sum() for b in maps]) for a in maps]
+                shared = torch.stack(rows).double()
+                size = shared.diagonal()
+                layers.append(shared / torch.outer(size, size).sqrt().clamp(min=1))
+        if not layers:
+            return torch.ones(len(tasks), len(tasks), dtype=torch.float64, device=model.device)
+        return torch.stack(layers).log().mean(0).exp()
+
+    # ---- growth and loading -------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def fill(self, model: MaskedModel, rows: Mapping[str, int], columns: Mapping[str, Tensor]) -> None:
+        """Give initial values to what was added: rows from ``rows`` on, and all but ``columns``, bool [d]."""
+        for path, layer in model.layer_modules():
+            weight = layer.weight
+            old = torch.arange(len(weight), device=weight.device) < rows[path]
+            kept = old[:, None] & columns[path].to(weight.device)
+            kept = kept.view(*kept.shape, *[1] * (weight.dim() - 2))
+            weight.copy_(torch.where(kept, weight, self.initial(path, weight)))
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        super()._load_from_state_dict(*args, **kwargs)
+        self._seed = int(self.seed)
+
+    def take_structure(self, model: MaskedModel, state: Mapping[str, Tensor], prefix: str) -> None:
+        """Make room for what ``state`` holds under ``prefix``."""
+        self._cache.clear()
+        self._still = None
+        for key, module in self.layers.items():
+            like = model.layer(key.replace("/", ".")).weight
+            cast(LayerEdges, module).take_structure(state, f"{prefix}layers.{key}.", like)
+
+
+class _Owners:
+    """Whose the rows of a layer are for a committed task: ``own``, ``earlier`` and ``read``, bool [n]."""
+
+    def __init__(self, model: MaskedModel, path: str, task: int) -> None:
+        gate, row = model.gates_by_path[path], model.committed.index(task)
+        width = gate.widths[row]
+        self.earlier = gate.used(row)[:width]
+        self.own = gate.mask(row) & ~self.earlier
+        self.read = gate.open_mask(row) & ~self.own
+
+
+def _rows(rows: Tensor, weight: Tensor) -> Tensor:
+    """``rows`` [n] shaped so that they select along the first dimension of ``weight``."""
+    return rows.view(-1, *[1] * (weight.dim() - 1))
+
+
+def _bits(packed: Tensor | None, read: Tensor, weight: Tensor) -> Tensor:
+    """Bool, shaped as ``weight``: which edges are read of the rows ``read`` [n]; all if none are packed."""
+    chosen = _rows(read, weight).expand_as(weight).clone()
+    if packed is not None:
+        places = read.nonzero().flatten()
+        chosen[places] = unpack_bits(packed, len(places) * weight[0].numel()).view(-1, *weight.shape[1:])
+    return chosen
+
+
+def _drawn_scores(weight: Tensor, rows: int) -> Tensor:
+    scores = torch.empty_like(weight)
+    nn.init.kaiming_uniform_(scores, a=5**0.5)
+    return scores[:rows].contiguous()
