@@ -96,10 +96,11 @@ def main() -> None:
         if args.only not in name:
             continue
         torch.manual_seed(0)
-        net, head = build()
-        size = smallest_size(net)
-        start = time.process_time()
+        size, start = 0, time.process_time()
         try:
+            net, head = build()
+            size = smallest_size(net)
+            start = time.process_time()
             model = mask_neurons(net, head=head, example_input=torch.zeros(1, 3, size, size))
         except InputError as error:
             verdict, said = "refused", str(error).replace("|", "/")
