@@ -71,7 +71,7 @@ def readers(folder):
     yield "model.safetensors", lambda path: load_model(path.parent)
     yield "comparison.json", lambda path: load_comparison(path.parent)
     yield "dsn-seed0.json", lambda path: read_key(path)
-    yield "dsn.json", lambda path: Search(config, path, 2, 2).resume()
+    yield "dsn.json", lambda path: Search(config, path, 2, 2, [0]).resume()
     yield "task3.safetensors", lambda path: load_subnetwork(path)
     yield "task3", lambda path: model.load_task(path)
     yield STATE_FILE, lambda path: strategy_load(model, path.parent)

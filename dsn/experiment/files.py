@@ -138,7 +138,8 @@ def model_of(
         limits = run["pixel_range"]
         pixel_range = None if limits is None else (torch.tensor(limits[0]), torch.tensor(limits[1]))
     except Exception as error:
-        raise InputError(f"{path}: was not written by run.py run ({error}); run it again") from error
+        said = " ".join(str(error).split())
+        raise InputError(f"{path}: was not written by run.py run ({said}); run it again") from error
     _refuse_other_sizes(path, config, run["input_shape"], state)
     with torch.random.fork_rng(devices=[]):  # what is drawn is overwritten
         try:

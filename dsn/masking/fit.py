@@ -98,9 +98,15 @@ def _refuse_other_tasks(model: MaskedModel, state: Mapping[str, Tensor]) -> None
     known = {"task_ids"}
     known |= {f"{_gate(path)}.{name}" for path in widths for name in ("masks", "commit_widths")}
     committed = len(next(iter(widths.values())))
-    grown = any(width != model.layers[path] for path, found in widths.items() for width in found)
+    grown = any(
+        width != model.layers[path]
+        for path, found in widths.items()
+        for width in (*found, len(state[f"backbone.{path}.weight"]))
+    )
     features = None if grown else model.feature_size  # fewer before growth, by how many is left open
-    if len(tasks) > committed:
+    if model.edges is not None:
+        known |= _edges(model, state, tasks, widths)
+    elif len(tasks) > committed:
         for path in widths:
             known.add(_sized(state, f"{_gate(path)}.logits", [len(state[f"backbone.{path}.weight"])]))
     for row, task in enumerate(tasks):
@@ -117,6 +123,41 @@ def _refuse_other_tasks(model: MaskedModel, state: Mapping[str, Tensor]) -> None
             refuse_record_name(key.split(".", 2)[-1] if key.count(".") > 1 else "")
         elif _OF_TASKS.fullmatch(key) and key not in known:
             raise InputError(f"the stored model has '{key}', which belongs to none of its tasks {tasks}")
+
+
+def _edges(
+    model: MaskedModel, state: Mapping[str, Tensor], tasks: list[int], widths: Mapping[str, list[int]]
+) -> set[str]:
+    """The names of what edges keep: of the task being learnt, and of each task."""
+    assert model.edges is not None
+    known = set()
+    for path, edges in model.edges.by_path():
+        start, weight = f"edges.layers.{path.replace('.', '/')}.", state[f"backbone.{path}.weight"]
+        learning = tasks[len(widths[path]) :]
+        known.add(_typed(state, f"{start}own", torch.bool, 1))
+        if learning and len(state[f"{start}own"]) != len(weight):
+            raise InputError(f"the stored model's '{start}own' is not as long as layer '{path}' is wide")
+        if learning and model.edges.reads and not edges.whole:
+            known.add(_typed(state, f"{start}scores", weight.dtype, weight.dim()))
+        for row, task in enumerate(tasks):
+            width = widths[path][row] if row < len(widths[path]) else len(weight)
+            if model.edges.reads and not edges.whole and row < len(widths[path]):
+                known.add(_typed(state, f"{start}bits.{task}", torch.uint8, 1))
+            if edges.whole:
+                known.add(_typed(state, f"{start}weights.{task}", weight.dtype, weight.dim()))
+            if model.layer(path).bias is not None:
+                known.add(_sized(state, f"{start}biases.{task}", [width]))
+    return known
+
+
+def _typed(state: Mapping[str, Tensor], name: str, dtype: torch.dtype, dim: int) -> str:
+    """``name``, if a tensor of that name, type and number of dimensions is there."""
+    if name not in state:
+        raise InputError(f"the stored model has no '{name}'")
+    if state[name].dtype != dtype or state[name].dim() != dim:
+        found = f"{state[name].dtype} of {state[name].dim()} dimensions"
+        raise InputError(f"the stored model's '{name}' is {found}, not {dtype} of {dim}")
+    return name
 
 
 def _gate(path: str) -> str:

@@ -201,5 +201,6 @@ def _resize(
         layer.weight[:rows] = old
     if columns is not None:
         layer.weight[:, columns] = old
+    layer.weight.data = laid_out(layer.weight.data, old)
     if bias is not None and layer.bias is not None:
         layer.bias[: len(bias)] = bias

@@ -415,6 +415,19 @@ class MaskedModel(nn.Module):
             parameter.requires_grad_(False)
             parameter.grad = None
 
+    def thaw(self, task: int) -> None:
+        """Let the training of the last task go on where it was loaded in the middle of its consolidation.
+
+        Raises:
+            InputError: for any other task: what comes after it was learnt beside what it is.
+        """
+        if task != self.tasks[-1]:
+            raise InputError(f"task {task} cannot be trained again: task {self.tasks[-1]} came after it")
+        for norm in self.norms():
+            norm.thaw(task)
+        for parameter in self.own_parameters(task):
+            parameter.requires_grad_(True)
+
     def own_parameters(self, task: int) -> list[nn.Parameter]:
         """Parameters that ``task`` alone uses: head and norm state; with edges, biases and small layers."""
         return [

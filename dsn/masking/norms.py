@@ -31,6 +31,11 @@ class TaskNorm(nn.Module):
         self.frozen.add(task)
         self.of(task).requires_grad_(False).eval()
 
+    def thaw(self, task: int) -> None:
+        """Undo :meth:`freeze`."""
+        self.frozen.discard(task)
+        self.of(task).requires_grad_(True).train(self.training)
+
     def train(self, mode: bool = True) -> "TaskNorm":
         super().train(mode)
         self.original.eval()
@@ -48,8 +53,10 @@ class TaskNorm(nn.Module):
         self.tasks[str(task)] = copy.deepcopy(self.original).requires_grad_(True).train(self.training)
 
     def drop_task(self, task: int) -> None:
-        """Undo :meth:`add_task`."""
-        del self.tasks[str(task)]
+        """Undo :meth:`add_task`, if it was called."""
+        if str(task) in self.tasks:
+            del self.tasks[str(task)]
+        self.frozen.discard(task)
         self.task = None
 
     def of(self, task: int | None) -> nn.Module:

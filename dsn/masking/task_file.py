@@ -298,9 +298,13 @@ def _take_out(model: MaskedModel, task: int, rows: int) -> None:
         gate.masks, gate.widths = gate.masks[:rows].clone(), gate.widths[:rows]
         gate.commit_widths = gate.commit_widths[:rows].clone()
         gate.logits = gate.values = None
-    for parts in (model.heads, model.records, model.laterals, *(norm.tasks for norm in model.norms())):
+    for parts in (model.heads, model.records, model.laterals):
         if str(task) in parts:
             del parts[str(task)]
+    for norm in model.norms():
+        norm.drop_task(task)
+    if model.edges is not None:
+        model.edges.drop(task)
     if task in model.tasks:
         model.tasks.remove(task)
     model.task_ids = torch.tensor(model.tasks, device=model.device, dtype=torch.long)

@@ -156,8 +156,7 @@ class Resumed:
             gate = strategy.model.gates_by_path[path]
             gate.budget, gate.fresh = budget, fresh
         if self.phase != END:
-            for parameter in strategy.model.own_parameters(task):
-                parameter.requires_grad_(True)
+            strategy.model.thaw(task)
         return ProtectedWeights(strategy.model, before=task)
 
     def begin_training(self, strategy: "DSN") -> None:

@@ -116,9 +116,15 @@ def test_a_rate_of_its_own_replaces_the_common_one(name):
 def test_scores_have_a_rate_of_their_own(name, optimizer):
     train = {"epochs": 2, "batch_size": 32, "lr": 0.02, "schedule": "cosine", **optimizer}
     setup = config(name, train=train, baselines={name: {"score_lr_factor": 10.0}})
-    others, scores = Trained(setup).strategy.optimizer.param_groups
-    assert others["initial_lr"] == 0.02 and scores["initial_lr"] == pytest.approx(0.2)
-    assert scores["lr"] == pytest.approx(10 * others["lr"])
+    strategy = Trained(setup).strategy
+    assert len(strategy.optimizer.param_groups) == 1  # as the user made it
+    strategy.groups.put_options(strategy.groups.options)
+    strategy.model.add_task(2, TASKS)
+    strategy.make_optimizer()
+    with strategy._undecayed:
+        others, scores = strategy.optimizer.param_groups
+    assert {id(p) for p in scores["params"]} == {id(p) for p in strategy.scores()}
+    assert scores["lr"] == pytest.approx(10 * others["lr"]) and others["lr"] > 0
     assert scores["weight_decay"] == 0 and others["weight_decay"] == optimizer.get("weight_decay", 0.0)
 
 

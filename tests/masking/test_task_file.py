@@ -206,7 +206,7 @@ def test_what_fails_while_it_is_put_in_is_taken_out_again(tmp_path, monkeypatch)
     before, kept = {k: v.clone() for k, v in other.state_dict().items()}, logits(other, x)
     for name in ("add_task", "freeze", "lateral_heads"):
         with monkeypatch.context() as broken:
-            broken.setattr(other, name, lambda *_: 1 / 0)
+            broken.setattr(other, name, lambda *_, **_more: 1 / 0)
             with pytest.raises(InputError, match="ZeroDivisionError"):
                 other.load_task(tmp_path / "task1")
         assert other.tasks == [0] and list(other.state_dict()) == list(before)
