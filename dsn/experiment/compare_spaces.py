@@ -7,6 +7,7 @@ from typing import Any
 
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 
+from .blocks import LARGEST
 from .config import Config
 
 Distribution = FloatDistribution | CategoricalDistribution
@@ -55,7 +56,10 @@ def space_of(config: Config) -> Space:
     """The search space of the config's strategy: its own, and its learning rate within a factor of ten."""
     key = "train.lr" if config.strategy == "dsn" else f"baselines.{config.strategy}.lr"
     lr = config.train.lr
-    return {key: log(lr / LR_FACTOR, lr * LR_FACTOR), **SPACES[config.strategy]}
+    own = SPACES[config.strategy]
+    if config.strategy == "dsn" and config.selection.edges == "own_and_read":
+        own = {"selection.score_lr_factor": log(1.0, 30.0)}
+    return {key: log(lr / LR_FACTOR, min(lr * LR_FACTOR, LARGEST)), **own}
 
 
 def value_at(config: Config, key: str) -> Any:

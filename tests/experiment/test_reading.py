@@ -61,7 +61,7 @@ def setting(place, value):
     return change
 
 
-@pytest.mark.parametrize(("name", "value"), [("threads", 10**6), ("device", "meta"), ("device", "xla:7")])
+@pytest.mark.parametrize(("name", "value"), [("threads", 1000), ("device", "meta"), ("device", "xla:7")])
 def test_threads_and_devices_that_are_not_here_are_not_asked_for(run, tmp_path, name, value):
     before = torch.get_num_threads()
     claim(run / MODEL, "run", setting(f"config.{name}", value))
