@@ -68,17 +68,34 @@ def _grown(model: MaskedModel, state: Mapping[str, Tensor]) -> bool:
 def refuse_numbers(name: str, value: Tensor) -> None:
     """Raise InputError for what no training gives: values that are not finite or close to overflow.
 
-    A masked neuron counts as 0 only while it is finite: 0 times infinity is not a number, for every task. So
-    a weight is at most the root of its type's largest number. Variances are not negative.
+    See :func:`is_small`. Variances are not negative.
     """
     if not value.is_floating_point() or not value.numel():
         return
-    largest = float(value.detach().abs().amax())  # nan, if there is one
-    if not largest <= torch.finfo(value.dtype).max ** 0.5:
+    if not bool(is_small(value)):
+        largest = float(value.detach().abs().amax())
         what = "values that are not finite" if not bool(value.isfinite().all()) else f"a value of {largest:g}"
         raise InputError(f"{name} has {what}: it comes from a training that diverged, or is forged")
     if name.rstrip("'").endswith("running_var") and float(value.min()) < 0:
         raise InputError(f"{name} has a variance below 0")
+
+
+def is_small(value: Tensor) -> Tensor:
+    """Whether all of ``value`` is finite and far from overflow, a bool scalar on its device.
+
+    A masked neuron counts as 0 only while it is finite: 0 times infinity is not a number, for every task. So
+    a weight is at most the root of its type's largest number (half precision, whose range is small, need only
+    be finite).
+    """
+    if not value.is_floating_point() or not value.numel():
+        return torch.ones((), dtype=torch.bool, device=value.device)
+    return value.detach().abs().amax() <= limit(value.dtype)
+
+
+def limit(dtype: torch.dtype) -> float:
+    """The largest weight of this type; see :func:`is_small`."""
+    largest = torch.finfo(dtype).max
+    return largest if dtype == torch.float16 else largest**0.5
 
 
 def refuse_record_name(name: str) -> None:

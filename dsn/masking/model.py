@@ -17,7 +17,7 @@ from torch.func import functional_call
 from ..errors import InputError
 from .annealing import Prices, priced_gates
 from .edges import EDGES, Edges, weights_of
-from .fit import refuse_unfit
+from .fit import is_small, limit, refuse_unfit
 from .gates import LOGIT_LIMIT, Gate
 from .growth import adopt_widths
 from .layers import (
@@ -325,7 +325,7 @@ class MaskedModel(nn.Module):
         return self.masks(task)
 
     def _divergence(self, task: int) -> str | None:
-        """The name of a tensor that ``task`` trains and that is not finite, if there is one."""
+        """The name of a tensor that ``task`` trains and that is not finite or close to overflow, if any."""
         named: dict[str, Tensor] = {
             f"'{path}.{name}'": p
             for path, layer in self.layer_modules()
@@ -342,23 +342,23 @@ class MaskedModel(nn.Module):
             if isinstance(norm, TaskNorm):
                 own = norm.of(task)
                 named |= {f"'{path}.{n}'": t for n, t in [*own.named_parameters(), *own.named_buffers()]}
-        finite = torch.stack([tensor.detach().isfinite().all() for tensor in named.values()])
+        finite = torch.stack([is_small(tensor) for tensor in named.values()])
         return None if bool(finite.all()) else list(named)[int(finite.int().argmin())]
 
     def _refuse_divergence(self, task: int) -> None:
         name = self._divergence(task)
         if name is not None:
             raise InputError(
-                f"task {task} has diverged: {name} is not finite, and masked neurons would carry that into "
-                f"every task; drop_task({task}) undoes the task, then learn it with a lower rate or better "
-                "data"
+                f"task {task} has diverged: {name} is not finite, or close to overflow, and masked neurons "
+                f"would carry that into every task; drop_task({task}) undoes the task, then learn it with a "
+                "lower rate or better data"
             )
 
     def drop_task(self, task: int) -> None:
         """Undo :meth:`add_task` for a task that is not frozen yet: nothing that it alone has is left.
 
         Weights that no committed task needs keep the values that training gave them; those that are not
-        finite become 0, or every later task would compute with them.
+        finite, or close to overflow, become 0, or every later task would compute with them.
 
         Raises:
             InputError: for a task that is committed (and not in consolidation), or unknown.
@@ -383,7 +383,7 @@ class MaskedModel(nn.Module):
             del owned[str(task)]
         for _, layer in self.layer_modules():
             for parameter in layer.parameters():
-                parameter.data.nan_to_num_(0.0, 0.0, 0.0)
+                parameter.data.masked_fill_(~(parameter.detach().abs() <= limit(parameter.dtype)), 0.0)
                 parameter.grad = None
         self.tasks.remove(task)
         self.task_ids = torch.tensor(self.tasks, device=self.device, dtype=torch.long)

@@ -313,7 +313,7 @@ def test_a_pass_in_training_mode_changes_no_committed_task(net: str) -> None:
     assert same(before, logits(loaded, x))
 
 
-@pytest.mark.parametrize("where", ["weight", "logits", "head", "norm", "consolidation"])
+@pytest.mark.parametrize("where", ["weight", "huge", "logits", "head", "norm", "consolidation"])
 def test_a_diverged_task_is_refused_and_can_be_dropped(where: str) -> None:
     model, x = make("small_cnn")
     learn(model, x, 0)
@@ -326,6 +326,8 @@ def test_a_diverged_task_is_refused_and_can_be_dropped(where: str) -> None:
         free = (~model.used(task)[path]).nonzero()[0] if where != "consolidation" else 0
         if where in ("weight", "consolidation"):
             model.layer(path).weight[free] = torch.nan
+        elif where == "huge":
+            model.layer(path).weight[free] = 1e30
         elif where == "logits":
             model.gates_by_path[path].logits[0] = torch.inf
         elif where == "head":
