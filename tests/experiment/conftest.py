@@ -1,3 +1,5 @@
+import signal
+
 import pytest
 
 from dsn.experiment import files
@@ -10,3 +12,13 @@ def quick_pictures():
         for name in ("draw_accuracy_matrix", "draw_neurons"):
             patch.setattr(files, name, lambda _result, path: path.touch())
         yield
+
+
+@pytest.fixture(autouse=True)
+def hang_ups_are_heard():
+    """SIGHUP does what it does by default, also where the tests run under nohup, which ignores it."""
+    before = signal.getsignal(signal.SIGHUP)
+    if before is signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
