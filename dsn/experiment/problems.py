@@ -126,4 +126,7 @@ def _tag(member: Any) -> str | None:
 
 
 def _is_model(annotation: Any) -> bool:
-    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
+    # in Python 3.10 dict[str, int] passes for a class
+    return (
+        get_origin(annotation) is None and isinstance(annotation, type) and issubclass(annotation, BaseModel)
+    )
