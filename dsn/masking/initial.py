@@ -20,7 +20,7 @@ from torch import Tensor
 from ..errors import InputError
 from .layers import neuron_dim
 from .protection import ProtectedWeights
-from .wiring import read_inputs, send
+from .wiring import needed_inputs, read_inputs, send
 
 if TYPE_CHECKING:
     from .model import MaskedModel
@@ -171,7 +171,7 @@ def _rescale(model: MaskedModel, protected: ProtectedWeights, chosen: Mapping[st
     """
     live = read_inputs(model, chosen)
     used = model.used()
-    fixed = read_inputs(model, used)
+    fixed = needed_inputs(model)
     counts = {path: mask.to(model.device, model.dtype) for path, mask in chosen.items()}
     one_each = _sums_arriving(model, counts)
     with protected:

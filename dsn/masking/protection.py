@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from .wiring import read_inputs
+from .wiring import needed_inputs
 
 if TYPE_CHECKING:
     from .model import MaskedModel
@@ -45,7 +45,7 @@ class ProtectedWeights:
             return
         if not any(bool(mask.any()) for mask in used.values()):
             return
-        inputs = read_inputs(model, used)
+        inputs = needed_inputs(model, before)
         for path, layer in model.layer_modules():
             block = used[path][:, None] & inputs[path]
             self._keep(layer.weight, block.view(*block.shape, *[1] * (layer.weight.dim() - 2)))

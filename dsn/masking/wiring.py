@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 Emit = Callable[[str, Tensor], Tensor]
 """(path, output) -> what is sent in its place; ``output`` gives shape, type and device, its values do not "
 "count"""
+InputsOfTask = tuple[dict[str, int], dict[str, Tensor], dict[str, Tensor]]
+"""widths of the layers, masks of a task, and the inputs that these let through, by layer"""
 BATCH = 3  # samples sent at once, so that statistics over the batch are felt too
 
 
@@ -152,6 +154,14 @@ def _even(shape: torch.Size, random: torch.Generator) -> Tensor:
     return _holed(small if len(shape) > 2 else shape, random).expand(shape).contiguous()
 
 
+def _sparse(shape: torch.Size, random: torch.Generator) -> Tensor:
+    """A half, a quarter, an eighth of the neurons (dimension 1, or the last), the others 0 all over a map."""
+    kept = 0.5 ** (1 + torch.arange(shape[0]) % 3).view(-1, *[1] * (len(shape) - 1))
+    dim = 1 if len(shape) != 3 else int(torch.randint(1, 3, (), generator=random))
+    small = [n if at in (0, dim) else 1 for at, n in enumerate(shape)]
+    return _signed(shape, random) * (torch.rand(small, generator=random) < kept)
+
+
 def _filled(value: float) -> Callable[[torch.Size, torch.Generator], Tensor]:
     return lambda shape, _random: torch.full(shape, value)
 
@@ -162,32 +172,47 @@ FINITE: tuple[Callable[[torch.Size, torch.Generator], Tensor], ...] = (
     _signed,
     _holed,
     _even,
+    _sparse,
+    _sparse,
 )
 BOUNDLESS = (_filled(math.nan), _filled(math.inf), _filled(-math.inf))
 KINDS = (*FINITE, *BOUNDLESS)
 
 
 class _Sender:
-    """Values of one kind for the network's input, and for what the masks let through."""
+    """Values of one kind for the network's input, and for what the masks let through.
+
+    What is masked is 0, of the sign of ``zero``, by default of any sign: a masked neuron's sign is that of
+    what its weights give.
+    """
 
     def __init__(
-        self, model: MaskedModel, masks: Mapping[str, Tensor] | None, kind: int, zero: float = 0.0
+        self,
+        model: MaskedModel,
+        masks: Mapping[str, Tensor] | None,
+        kind: int,
+        zero: float | None = None,
     ) -> None:
         self.model, self.masks, self.kind, self.zero = model, masks, kind, zero
         self.random = torch.Generator().manual_seed(kind)
+        self.signs = torch.Generator().manual_seed(kind)
 
     def draw(self, like: Tensor) -> Tensor:
         return KINDS[self.kind](like.shape, self.random).to(like)
 
     def __call__(self, path: str, output: Tensor) -> Tensor:
+        if self.zero is None:
+            zeros = ((torch.randint(0, 2, output.shape, generator=self.signs) * 2.0 - 1) * 0.0).to(output)
+        else:
+            zeros = torch.full_like(output, self.zero)
         if self.masks is None:
-            return torch.full_like(output, self.zero)
+            return zeros
         gate = self.model.gates_by_path[path]
         mask = torch.zeros(gate.n, dtype=torch.bool, device=output.device)
         mask[: len(self.masks[path])] = self.masks[path].to(mask)
         shape = [1] * output.dim()
         shape[gate.neuron_dim] = gate.n
-        return torch.where(mask.view(shape), self.draw(output), self.zero)
+        return torch.where(mask.view(shape), self.draw(output), zeros)
 
     def send(self) -> Arrivals:
         """One pass; the network's own input and norms that stand behind no layer are not masked."""
@@ -234,6 +259,33 @@ def read_inputs(model: MaskedModel, masks: Mapping[str, Tensor]) -> dict[str, Te
     return {
         path: torch.ones_like(flags) if path in model.whole_rows else flags for path, flags in live.items()
     }
+
+
+def needed_inputs(model: MaskedModel, before: int | None = None) -> dict[str, Tensor]:
+    """Which columns [d] of each layer's weight the used neurons depend on, for any committed task.
+
+    ``before``: for the tasks committed before this one. What all masks together let through, and what each of
+    them does alone: where neurons compete (top-k, a norm over them), fewer open ones can mean more felt.
+    """
+    tasks = model.committed if before is None else model.committed[: model.tasks.index(before)]
+    needed = read_inputs(model, model.used(before))
+    for task in tasks:
+        alone = _inputs_of(model, task)
+        needed = {path: flags | alone[path] for path, flags in needed.items()}
+    return needed
+
+
+def _inputs_of(model: MaskedModel, task: int) -> dict[str, Tensor]:
+    """:func:`read_inputs` under the mask of ``task``, found once a mask and widths."""
+    masks = model.masks(task)
+    known = model.inputs_of_tasks.get(task)
+    if (
+        known is None
+        or known[0] != model.layers
+        or any(m.device != known[1][p].device or not torch.equal(known[1][p], m) for p, m in masks.items())
+    ):
+        known = model.inputs_of_tasks[task] = (model.layers, masks, read_inputs(model, masks))
+    return known[2]
 
 
 class _Flags:
@@ -289,6 +341,7 @@ def refuse_leaks(model: MaskedModel) -> None:
     _refuse_free_norms(model, everything)
     _refuse_reads_past_norms(model)
     _refuse_offsets(model)
+    _refuse_signs(model)
 
 
 def _refuse_failures(model: MaskedModel, everything: Mapping[str, Tensor]) -> None:
@@ -357,7 +410,7 @@ def _refuse_reads_past_norms(model: MaskedModel) -> None:
 def _refuse_offsets(model: MaskedModel) -> None:
     """Where all neurons are masked, only what comes from the network's input may differ from 0."""
     offset, of_input = _Flags(), _Flags()
-    for zero in (-0.0, 0.0):  # a masked neuron's sign is that of what its weights give
+    for zero in (None, -0.0, 0.0):
         nothing = _Sender(model, None, 0, zero)
         still = send(model, nothing, _zeros(model))
         offset.add(_flags(model, still, lambda t: t.ne(0)))
@@ -374,6 +427,26 @@ def _refuse_offsets(model: MaskedModel) -> None:
                 "or operation between them maps 0 to something else (a sigmoid, a softplus, an added "
                 "constant); use one with f(0) = 0, such as ReLU, GELU or tanh"
             )
+
+
+def _refuse_signs(model: MaskedModel) -> None:
+    """Where half of the neurons are masked, nothing may tell +0 from -0."""
+    random = torch.Generator().manual_seed(0)
+    half = {
+        path: torch.rand(gate.n, generator=random).lt(0.5).to(model.device)
+        for path, gate in model.gates_by_path.items()
+    }
+    x = _zeros(model) + 1
+    kind = KINDS.index(_signed)
+    still = send(model, _Sender(model, half, kind, 0.0), x)
+    for zero in (-0.0, None):
+        for place, flags in _changed(model, still, send(model, _Sender(model, half, kind, zero), x)).items():
+            if bool(flags.any()):
+                raise InputError(
+                    f"what arrives at '{place}' depends on the sign of a masked neuron's 0, which its "
+                    "weights give: an operation before it tells +0 from -0 (signbit, copysign, 1 / x); use "
+                    "another"
+                )
 
 
 def _changed(model: MaskedModel, before: Arrivals, after: Arrivals) -> dict[str, Tensor]:
