@@ -122,6 +122,7 @@ class MaskedModel(nn.Module):
         self.scale, self.s_max = 1.0, 400.0
         self.dense = False  # while True, the task being learnt uses every neuron
         self.narrow_columns: dict[int, dict[str, Tensor]] = {}  # growth.py: input columns of a task's layers
+        self.seen_live: tuple[Any, dict[str, Tensor]] | None = None  # wiring.py: live with all neurons open
         self.inputs_of_tasks: dict[int, InputsOfTask] = {}  # wiring.py: what a task's mask lets through
         self._gates: dict[str, Gate] = {key.replace("/", "."): g for key, g in self.gates.items()}  # type: ignore[misc]
         self._norms = [module for module in backbone.modules() if isinstance(module, TaskNorm)]

@@ -250,15 +250,29 @@ def live_inputs(model: MaskedModel, masks: Mapping[str, Tensor]) -> tuple[dict[s
 
 
 def read_inputs(model: MaskedModel, masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Which columns [d] of each layer's weight the neurons under ``masks`` depend on.
+    """Which columns [d] of each layer's weight the neurons under ``masks`` may depend on.
 
-    Those of the live inputs; all of them where a layer's own forward may mix the columns of a row, as weight
-    standardisation does.
+    Those of the live inputs; those that were not seen live even with all neurons open, since nothing is known
+    of them (a threshold that hardly any values pass); and all of them where a layer's own forward may mix the
+    columns of a row, as weight standardisation does.
     """
     live, _ = live_inputs(model, masks)
+    seen = _seen_live(model)
     return {
-        path: torch.ones_like(flags) if path in model.whole_rows else flags for path, flags in live.items()
+        path: torch.ones_like(flags) if path in model.whole_rows else flags | ~seen[path]
+        for path, flags in live.items()
     }
+
+
+def _seen_live(model: MaskedModel) -> dict[str, Tensor]:
+    """The inputs [d] of each layer that were live with all neurons open, found once for its widths."""
+    key = (model.layers, model.device)
+    if model.seen_live is None or model.seen_live[0] != key:
+        everything = {
+            path: torch.ones(n, dtype=torch.bool, device=model.device) for path, n in key[0].items()
+        }
+        model.seen_live = (key, live_inputs(model, everything)[0])
+    return model.seen_live[1]
 
 
 def needed_inputs(model: MaskedModel, before: int | None = None) -> dict[str, Tensor]:

@@ -18,7 +18,7 @@ from tests.masking.test_wrapping import Free
 from tests.nets import learn, logits, make, same
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None, derandomize=True)  # at random: tests.masking.grammar
 @given(
     st.lists(st.sampled_from(STEPS), max_size=4),
     st.sampled_from(sorted(TO_VECTORS)),
@@ -410,12 +410,14 @@ def test_growth_that_cannot_be_is_refused_with_nothing_changed(forward) -> None:
         (["sign bit", "hardswish"], "range", ["glu"]),
         (["neighbour sample", "local response", "sign bit"], "range", []),
         (["called twice", "residual"], "range", ["sign", "layer norm of neurons", "top 2 neurons"]),
+        (["sign", "crelu"], "median of places", ["layer norm of neurons", "threshold"]),
     ],
 )
 def test_neither_the_sign_of_a_zero_nor_fewer_rivals_are_felt(
     maps: list[str], pool: str, vectors: list[str]
 ) -> None:
-    """What 2,000 random nets found: a masked 0 may be -0; where neurons compete, fewer can be felt more."""
+    """What random nets found: a masked 0 may be -0; where neurons compete, fewer can be felt more; what no
+    value sent has passed may pass one day."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for seed in range(8):
