@@ -19,6 +19,7 @@ from torch.optim import Optimizer
 from ..errors import InputError
 from ..evaluation.experiences import name_of, task_label
 from ..masking.layers import MASKABLE, evaluating
+from ..training.average import running_mean
 from ..training.best_state import BestState
 from ..training.groups import ParameterGroups, Undecayed, options_of
 from ..training.loader import StreamLoader, TensorLoader
@@ -66,13 +67,14 @@ class Baseline(Loading, SupervisedTemplate):
         judge: str = "accuracy",
         patience: int | None = None,
         restore_best: bool = False,
+        average_epochs: float = 0.0,
         device: str | torch.device = "cpu",
         plugins: Sequence[Any] | None = None,
         evaluator: EvaluationPlugin | Any = default_evaluator,
         **base_kwargs: Any,
     ) -> None:
         refuse_below(1, {"train_mb_size": train_mb_size, "eval_mb_size": eval_mb_size})
-        refuse_below(0, {"train_epochs": train_epochs})
+        refuse_below(0, {"train_epochs": train_epochs, "average_epochs": average_epochs})
         self.plateau = checked(schedule, judge, plateau)
         super().__init__(
             model=model,
@@ -90,6 +92,7 @@ class Baseline(Loading, SupervisedTemplate):
         self.schedule, self.judge = schedule, judge
         self.patience = patience
         self.restore_best = restore_best
+        self.average_epochs = average_epochs
         self.groups = ParameterGroups(optimizer, model)
         self._validation: dict[int, Samples] = {}
         self._before: tuple[int, Any, Any] | None = None
@@ -193,6 +196,7 @@ class Baseline(Loading, SupervisedTemplate):
 
     def _train_phase(self, task: int, epochs: int, scheduler: Schedule, **kwargs: Any) -> None:
         best = BestState(cast(Any, self), task)
+        mean = self._mean = running_mean(self, best.tensors)
         scheduler.begin_phase()
         for _ in range(epochs):
             self._before_training_epoch(**kwargs)
@@ -208,12 +212,12 @@ class Baseline(Loading, SupervisedTemplate):
                 )
             self._after_training_epoch(**kwargs)
             if self._judges_epochs:
-                best.offer(self._validation_score())
+                with mean.in_place():
+                    best.offer(self._validation_score())
             ended = scheduler.step(best.latest)
             if ended or (self.patience is not None and best.epochs_since >= self.patience):
                 break
-        if self.restore_best:
-            best.restore()
+        best.restore() if self.restore_best else mean.put()
 
     @property
     def _judges_epochs(self) -> bool:
@@ -244,6 +248,7 @@ class Baseline(Loading, SupervisedTemplate):
         """A step inside :meth:`protection`."""
         with self.protection(), self._undecayed:
             self.optimizer.step()
+        self._mean.update()
 
     # ---- data ------------------------------------------------------------------------------------------
 

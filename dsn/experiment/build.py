@@ -154,6 +154,7 @@ def _training(config: Config, device: torch.device, evaluator: Any) -> dict[str,
         "judge": train.judge,
         "patience": train.patience,
         "restore_best": train.restore_best,
+        "average_epochs": train.average_epochs,
         "device": device,
         "evaluator": evaluator,
     }

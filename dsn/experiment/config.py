@@ -128,6 +128,8 @@ class TrainConfig(Block):
     judge: what an epoch's validation score is: accuracy, or loss (cross-entropy)
     patience: stop after so many epochs without a better validation score; null: never
     restore_best: end with the state of the best validation score
+    average_epochs: what is judged and kept is the mean of the weights over the steps of about so many of the
+        last epochs; 0: the weights after the last step
     precision: bfloat16 runs passes under torch's autocast; weights stay float32 (strategy dsn)
     channels_last: memory format of convolutions (dsn)
     compile: training passes through torch.compile (dsn)
@@ -147,6 +149,7 @@ class TrainConfig(Block):
     judge: Literal["accuracy", "loss"] = "accuracy"
     patience: Positive | None = None
     restore_best: bool = False
+    average_epochs: NonNegativeFloat = 0.0
     precision: Literal["float32", "bfloat16"] = "float32"
     channels_last: bool = False
     compile: bool = False

@@ -32,6 +32,8 @@ def make_network(config: Config, sample_shape: torch.Size, classes: int) -> nn.M
 def refuse_untrainable(config: Config) -> None:
     """Raise InputError where the config asks for what needs validation data: there are none here."""
     train = config.train
+    if train.average_epochs:
+        raise InputError("train.average_epochs: pruned networks keep their last weights here; set it to 0")
     if train.schedule == "plateau" or train.patience is not None or train.restore_best:
         raise InputError(
             "train: schedule plateau, patience and restore_best judge by validation data, which pruned "

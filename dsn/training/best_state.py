@@ -12,7 +12,7 @@ class BestState:
     """Keeps what training of ``task`` changes, as it was at the highest score so far."""
 
     def __init__(self, model: MaskedModel, task: int) -> None:
-        self._tensors = [*model.task_parameters(task), *model.task_buffers(task)]
+        self.tensors = [*model.task_parameters(task), *model.task_buffers(task)]
         self._kept: list[Tensor] = []
         self.score = self.latest = float("-inf")
         self.epochs_since = 0
@@ -24,7 +24,7 @@ class BestState:
         self.epochs_since += 1
         if score > self.score:
             self.score, self.epochs_since = score, 0
-            self._kept = [tensor.detach().clone() for tensor in self._tensors]
+            self._kept = [tensor.detach().clone() for tensor in self.tensors]
 
     def take_state(self) -> dict[str, Any]:
         """The kept state and its score, to go on from."""
@@ -39,11 +39,11 @@ class BestState:
         """Put back what :meth:`take_state` took."""
         self.score, self.latest = state["score"], state["latest"]
         self.epochs_since = state["epochs_since"]
-        pairs = zip(self._tensors, state["kept"], strict=False)  # none is kept before the first offer
+        pairs = zip(self.tensors, state["kept"], strict=False)  # none is kept before the first offer
         self._kept = [torch.empty_like(tensor).copy_(kept) for tensor, kept in pairs]
 
     @torch.no_grad()
     def restore(self) -> None:
         """Put the kept state back, if any."""
-        for tensor, kept in zip(self._tensors, self._kept, strict=False):
+        for tensor, kept in zip(self.tensors, self._kept, strict=False):
             tensor.copy_(kept)

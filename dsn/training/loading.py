@@ -25,7 +25,7 @@ from .samples import (
 )
 
 
-def refuse_below(least: int, numbers: Mapping[str, int | None]) -> None:
+def refuse_below(least: int, numbers: Mapping[str, float | None]) -> None:
     """Raise InputError for the first of some named numbers that is smaller; None is no number."""
     for name, number in numbers.items():
         if number is not None and number < least:

@@ -41,6 +41,7 @@ SETTINGS = (
     "judge",
     "patience",
     "restore_best",
+    "average_epochs",
     "transfer_tasks",
     "forward_tasks",
     "transfer",
@@ -100,6 +101,7 @@ def _take_task(strategy: "DSN") -> dict[str, Tree]:
             "order": strategy.dataloader.order,
             "losses": torch.stack(strategy._losses),
             "best": strategy._best.take_state(),
+            "mean": strategy._mean.take_state(),
             "optimizer": copied(strategy.optimizer.state_dict()),
             "scheduler": None if scheduler is None else copied(scheduler.state_dict()),
         }
@@ -174,6 +176,7 @@ class Resumed:
         """Right before the first batch: the best state so far, the place in the epoch, random states."""
         put_clock(strategy, self._clock)
         strategy._best.put_state(self._within["best"])
+        strategy._mean.put_state(self._within["mean"])
         strategy._losses = list(self._within["losses"].to(strategy.device).unbind())
         strategy.dataloader.go_on(self._within["order"], self._clock["train_epoch_iterations"])
         put_random_states(self._random, strategy.device)

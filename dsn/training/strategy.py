@@ -25,6 +25,7 @@ from ..masking.initial import start_task
 from ..masking.layers import evaluating
 from ..storage import Tree, read_tree, write_tree
 from ..transfer import ACCEPTANCE, MECHANISMS, ForwardOutcome, TransferOutcome
+from .average import running_mean
 from .beginning import Beginning
 from .best_state import BestState
 from .groups import ParameterGroups, Undecayed
@@ -89,6 +90,8 @@ class DSN(IterationHooks, Loading, SupervisedTemplate):
         judge: what an epoch is judged by on validation data: "accuracy" or "loss" (cross-entropy).
         patience: end a phase after so many epochs that were not judged better; None: never.
         restore_best: end each phase with the state of its epoch that was judged best.
+        average_epochs: what is judged, and kept at a phase's end, is the mean over the steps of about so many
+            of its last epochs, of weights, scores, gate logits and norm statistics; 0: the last step's.
         transfer_tasks: how many earlier tasks may gain from a task once it is learnt; 0 switches it off.
         forward_tasks: how many earlier tasks a new one may read features of; 0 switches it off.
         transfer, acceptance: names in ``dsn.transfer``'s MECHANISMS and ACCEPTANCE.
@@ -152,6 +155,7 @@ class DSN(IterationHooks, Loading, SupervisedTemplate):
         judge: str = "accuracy",
         patience: int | None = None,
         restore_best: bool = False,
+        average_epochs: float = 0.0,
         transfer_tasks: int = 3,
         forward_tasks: int = 8,
         transfer: str = "correspondence",
@@ -186,6 +190,7 @@ class DSN(IterationHooks, Loading, SupervisedTemplate):
         refuse_below(1, sizes)
         epochs = {"train_epochs": train_epochs, "warmup_epochs": warmup_epochs}
         refuse_below(0, {**epochs, "consolidation_epochs": consolidation_epochs, "growth": growth})
+        refuse_below(0, {"average_epochs": average_epochs})
         for value, known in ((transfer, MECHANISMS), (acceptance, ACCEPTANCE)):
             if value not in known:
                 raise InputError(f"transfer or acceptance is '{value}': choose one of {', '.join(known)}")
@@ -217,6 +222,7 @@ class DSN(IterationHooks, Loading, SupervisedTemplate):
         self.schedule, self.judge = schedule, judge
         self.patience = patience
         self.restore_best = restore_best
+        self.average_epochs = average_epochs
         self.transfer_tasks, self.forward_tasks = transfer_tasks, forward_tasks
         self.transfer, self.acceptance = transfer, acceptance
         self.replay = {"images": 200, **(replay or {})}
@@ -382,6 +388,7 @@ class DSN(IterationHooks, Loading, SupervisedTemplate):
     def _train_phase(self, task: int, **kwargs: Any) -> None:
         epochs = (self.warmup_epochs, self.train_epochs, self.consolidation_epochs)[self.phase or 0]
         best = self._best = BestState(self.model, task)
+        mean = self._mean = running_mean(self, best.tensors)
         if self.resumed is None:
             self._scheduler.begin_phase()
         first = 0 if self.resumed is None else self.resumed.epoch
@@ -399,12 +406,12 @@ class DSN(IterationHooks, Loading, SupervisedTemplate):
             self._after_training_epoch(**kwargs)
             if self._judges_epochs and self._validation is not None:
                 score = self.accuracy if self.judge == "accuracy" else self.minus_loss
-                best.offer(score(*self._validation, task))
+                with mean.in_place():
+                    best.offer(score(*self._validation, task))
             ended = self._scheduler.step(best.latest)
             if ended or (self.patience is not None and best.epochs_since >= self.patience):
                 break
-        if self.restore_best:
-            best.restore()
+        best.restore() if self.restore_best else mean.put()
 
     @property
     def _judges_epochs(self) -> bool:
@@ -468,6 +475,7 @@ class DSN(IterationHooks, Loading, SupervisedTemplate):
         with self.protected, self._undecayed:
             self.optimizer.step()
         self.model.clamp_logits()
+        self._mean.update()
 
     def _after_training_iteration(self, **kwargs: Any) -> None:
         super()._after_training_iteration(**kwargs)
