@@ -72,7 +72,7 @@ def similarity(model: MaskedModel) -> Overlap:
 
     Where edges have bits, the same of the edges that the tasks own or read.
     """
-    if model.edges is not None and model.edges.reads:
+    if model.edges is not None and model.edges.chooses:
         return model.edges.similarity(model, model.committed).cpu().numpy()
     cosines = []
     for masks in _stacked(model).values():

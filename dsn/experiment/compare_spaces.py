@@ -19,17 +19,19 @@ def log(low: float, high: float) -> FloatDistribution:
     return FloatDistribution(low, high, log=True)
 
 
+SCORE_LR_FACTOR = (0.1, 30.0)
+
 SPACES: dict[str, Space] = {
     "dsn": {"selection.sparsity": log(0.01, 3.0)},
     "hat": {"baselines.hat.sparsity": log(0.01, 3.0), "baselines.hat.s_max": log(50.0, 800.0)},
     "wsn": {
         "baselines.wsn.density": FloatDistribution(0.05, 0.9),
-        "baselines.wsn.score_lr_factor": log(1.0, 30.0),
+        "baselines.wsn.score_lr_factor": log(*SCORE_LR_FACTOR),
         "baselines.wsn.signed_constants": CategoricalDistribution([False, True]),
     },
     "supsup": {
         "baselines.supsup.density": FloatDistribution(0.05, 0.9),
-        "baselines.supsup.score_lr_factor": log(1.0, 30.0),
+        "baselines.supsup.score_lr_factor": log(*SCORE_LR_FACTOR),
     },
     "packnet": {"baselines.packnet.retrain": FloatDistribution(0.1, 0.6)},
     "ewc": {"baselines.ewc.strength": log(1.0, 1e5)},
@@ -57,8 +59,8 @@ def space_of(config: Config) -> Space:
     key = "train.lr" if config.strategy == "dsn" else f"baselines.{config.strategy}.lr"
     lr = config.train.lr
     own = SPACES[config.strategy]
-    if config.strategy == "dsn" and config.selection.edges == "own_and_read":
-        own = {"selection.score_lr_factor": log(1.0, 30.0)}
+    if config.strategy == "dsn" and config.selection.edges != "none":
+        own = {} if config.selection.edges == "own" else {"selection.score_lr_factor": log(*SCORE_LR_FACTOR)}
     return {key: log(lr / LR_FACTOR, min(lr * LR_FACTOR, LARGEST)), **own}
 
 

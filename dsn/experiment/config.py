@@ -204,7 +204,8 @@ class SelectionConfig(Block):
         each; it starts with them and all used ones; stream: as many as the stream has; null: no plan
     growth: neurons added to a layer that runs out of free ones; 0: none
     edges: none: neurons alone are selected. own_and_read: a task owns the fresh neurons that planned_tasks
-        gives it, their weights learn, and packed bits choose which other weights it reads; own: it reads all
+        gives it, their weights learn, and packed bits choose which other weights it reads; own_and_sign: the
+        bits choose their signs; own: it reads all as they are
     score_lr_factor: the scores of edges learn at train.lr times this
     initial: neurons that a task starts with
     """
@@ -217,7 +218,7 @@ class SelectionConfig(Block):
     budget: Share | dict[str, Share] | None = None
     planned_tasks: Positive | Literal["stream"] | None = None
     growth: NonNegative = 0
-    edges: Literal["none", "own_and_read", "own"] = "none"
+    edges: Literal["none", "own_and_read", "own_and_sign", "own"] = "none"
     score_lr_factor: Annotated[float, Field(gt=0)] = 10.0
     initial: InitialConfig = InitialConfig()
 

@@ -4,15 +4,16 @@ A task *owns* neurons: their incoming weights, and only those, learn, each weigh
 that it has its initial value (initial_values.py). What task t computes a layer with is, row by row,
 
     owned by t:               trained
-    owned by an earlier task: trained * bit
-    of anybody or nobody else: initial * bit        (owned later, or never: it stays initial for t for ever)
+    owned by an earlier task: trained * choice
+    of anybody or nobody else: initial * choice     (owned later, or never: it stays initial for t for ever)
 
 A neuron's owner is the first task whose committed mask has it, in the order of commits; nothing is stored for
 it. A task's mask has the neurons that it owns and the owned ones that it reads; those that nobody owns at
 its commit are open beside them. While a task is learnt each edge that it does not own has a score,
-straight-through: the larger half of a layer's |score| is read. At the commit the choice becomes packed
-bits; without scores (``own``) everything is read. Biases are the task's own, and so are whole layers of at
-most 2 kB of weights.
+straight-through. Its choice is 0 or 1 (``own_and_read``: 1 for the larger half of a layer's |score|), or -1
+or 1 (``own_and_sign``: the sign of the score; Koster et al., "Signing the supermask", ICLR 2022,
+choose among all three). At the commit it becomes packed bits; without scores (``own``) everything is read as
+it is. Biases are the task's own, and so are whole layers of at most 2 kB of weights.
 
 Shapes: W [n, d, ...]; own, earlier, open: bool [n]; scores and bits of the r rows that are read [r, d, ...].
 """
@@ -30,12 +31,12 @@ from .bits import pack_bits, unpack_bits
 from .growth import laid_out, narrow_columns, narrow_parameters
 from .initial_values import initial_values
 from .records import TaskRecord
-from .scores import how_many, straight_through, top_k
+from .scores import how_many, straight_through, straight_through_sign, top_k
 
 if TYPE_CHECKING:
     from .model import MaskedModel
 
-EDGES = ("none", "own_and_read", "own")
+EDGES = ("none", "own_and_read", "own_and_sign", "own")
 WHOLE_BYTES = 2048  # a layer with no more bytes of weights is wholly a task's own
 DENSITY = 0.5  # of the edges that a task may read, the share that it reads
 CACHED = 4  # committed tasks whose weights are kept ready
@@ -51,9 +52,9 @@ class LayerEdges(nn.Module):
 
     own: Tensor
 
-    def __init__(self, whole: bool) -> None:
+    def __init__(self, whole: bool, signs: bool) -> None:
         super().__init__()
-        self.whole = whole
+        self.whole, self.signs = whole, signs
         self.scores: nn.Parameter | None = None
         self.register_buffer("own", torch.zeros(0, dtype=torch.bool))
         self.bits = TaskRecord()
@@ -65,28 +66,40 @@ class LayerEdges(nn.Module):
         """The weights and biases that are wholly those of ``task``."""
         return [own[str(task)] for own in self._own().values() if str(task) in own]
 
-    def kept(self) -> int:
-        """How many of the scored edges are read."""
+    def chosen(self) -> Tensor:
+        """Bool, a scored edge: whether it is read, or read as it is instead of with the other sign."""
         assert self.scores is not None
-        return how_many(DENSITY, self.scores.numel())
+        scores = self.scores.detach()
+        return scores >= 0 if self.signs else top_k(scores.abs(), how_many(DENSITY, scores.numel()))
 
-    def learnt(self, weight: Tensor, earlier: Tensor, initial: Callable[[Tensor], Tensor]) -> Tensor:
+    def _choice(self, scores: Tensor) -> Tensor:
+        """:meth:`chosen` as factors of the weights; gradients go to the scores."""
+        if self.signs:
+            return straight_through_sign(scores)
+        return straight_through(scores.abs(), how_many(DENSITY, scores.numel()))
+
+    def learnt(
+        self, weight: Tensor, used: Callable[[], Tensor], initial: Callable[[Tensor], Tensor]
+    ) -> Tensor:
         """[n, d, ...] what the task being learnt computes with; gradients go to ``weight`` and scores."""
-        _, rows, order, frozen = self.prepared(weight, earlier, initial)
+        _, rows, order, frozen = self.prepared(weight, used, initial)
         if self.scores is not None:
-            frozen = frozen * straight_through(self.scores.abs(), self.kept()).to(frozen.dtype)
+            frozen = frozen * self._choice(self.scores).to(frozen.dtype)
         return laid_out(torch.cat([weight.index_select(0, rows), frozen]).index_select(0, order), weight)
 
     @torch.no_grad()
     def prepared(
-        self, weight: Tensor, earlier: Tensor, initial: Callable[[Tensor], Tensor]
+        self, weight: Tensor, used: Callable[[], Tensor], initial: Callable[[Tensor], Tensor]
     ) -> tuple[tuple[object, ...], Tensor, Tensor, Tensor]:
-        """The rows that learn, where each row lies behind them, and the values of the others: once a task."""
+        """The rows that learn, where each row lies behind them, and the values of the others: once a task.
+
+        ``used``: bool [n], the neurons of earlier tasks.
+        """
         key = (weight.device, weight.dtype)
         if self._ready is None or self._ready[0] != key:
             rows, read = self.own.nonzero().flatten(), (~self.own).nonzero().flatten()
             order = torch.cat([rows, read]).argsort()
-            values = torch.where(_rows(earlier, weight), weight, initial(weight))
+            values = torch.where(_rows(used(), weight), weight, initial(weight))
             self._ready = (key, rows, order, values[read])
         return self._ready
 
@@ -145,10 +158,13 @@ class Edges(nn.Module):
     """
 
     seed: Tensor
+    signs: Tensor
 
     def __init__(self, model: MaskedModel, mode: str) -> None:
         super().__init__()
-        self.reads = mode == "own_and_read"
+        self.mode = mode
+        self.chooses = mode != "own"
+        self.register_buffer("signs", torch.tensor(mode == "own_and_sign"))
         self.layers = nn.ModuleDict()
         self.register_buffer("seed", torch.randint(2**31, ()))
         self._seed = int(self.seed)  # on the host
@@ -156,7 +172,7 @@ class Edges(nn.Module):
         self._cache: dict[int, tuple[list[Tensor], tuple[object, ...], dict[str, Tensor]]] = {}
         for path, layer in model.layer_modules():
             whole = layer.weight.numel() * layer.weight.element_size() <= WHOLE_BYTES
-            self.layers[path.replace(".", "/")] = LayerEdges(whole)
+            self.layers[path.replace(".", "/")] = LayerEdges(whole, mode == "own_and_sign")
             layer.weight.data.copy_(self.initial(path, layer.weight))
             model.gates_by_path[path].opens_unowned = True
 
@@ -179,7 +195,8 @@ class Edges(nn.Module):
 
     def initial(self, path: str, weight: Tensor) -> Tensor:
         """The initial values of the layer at ``path``, shaped as ``weight``."""
-        return initial_values(self._seed, path, weight.shape, weight)
+        gain = 1.0 if self.mode == "own_and_sign" else 2.0  # the others read half of them at the start
+        return initial_values(self._seed, path, weight.shape, weight, gain)
 
     def own_parameters(self, task: int) -> list[nn.Parameter]:
         """Biases and weights that ``task`` alone uses."""
@@ -213,9 +230,9 @@ class Edges(nn.Module):
                 edges.weights[str(task)] = nn.Parameter(laid_out(values, weight))
             else:
                 weight.copy_(torch.where(_rows(edges.own, weight), values, weight))
-                if self.reads:
+                if self.chooses:
                     edges.scores = nn.Parameter(_drawn_scores(weight, int((~edges.own).sum())))
-                edges.prepared(weight, used, partial(self.initial, path))
+                edges.prepared(weight, model.gates_by_path[path].used, partial(self.initial, path))
             if layer.bias is not None:
                 edges.biases[str(task)] = nn.Parameter(layer.bias.detach().clone())
 
@@ -236,7 +253,7 @@ class Edges(nn.Module):
         self._still = None
         for _, edges in self.by_path():
             if edges.scores is not None:
-                edges.bits.put(str(task), pack_bits(top_k(edges.scores.abs(), edges.kept()).flatten()))
+                edges.bits.put(str(task), pack_bits(edges.chosen().flatten()))
             edges.forget()
 
     def learning_rows(self, model: MaskedModel, path: str, task: int) -> Tensor:
@@ -279,7 +296,7 @@ class Edges(nn.Module):
             if edges.whole:
                 found[f"{path}.weight"] = edges.weights[str(task)]
             else:
-                weight, used = model.layer(path).weight, model.gates_by_path[path].used()
+                weight, used = model.layer(path).weight, model.gates_by_path[path].used
                 found[f"{path}.weight"] = edges.learnt(weight, used, partial(self.initial, path))
             if str(task) in edges.biases:
                 found[f"{path}.bias"] = edges.biases[str(task)]
@@ -312,7 +329,10 @@ class Edges(nn.Module):
                 values = torch.where(
                     _rows(owners.earlier, weight), weight.detach(), self.initial(path, weight)
                 )
-                read = values * _bits(edges.bits.get(str(task)), owners.read, weight)
+                choice = _bits(edges.bits.get(str(task)), owners.read, weight).to(values.dtype)
+                if edges.signs:
+                    choice = (2 * choice - 1) * _rows(owners.read, weight)
+                read = values * choice
                 found[f"{path}.weight"] = laid_out(
                     torch.where(_rows(owners.own, weight), weight, read), layer
                 )
@@ -320,10 +340,11 @@ class Edges(nn.Module):
                 found[f"{path}.bias"] = edges.biases[str(task)]
         return found
 
-    def read(self, model: MaskedModel, task: int) -> dict[str, Tensor]:
+    def read(self, model: MaskedModel, task: int, alike: bool = False) -> dict[str, Tensor]:
         """Bool [n, d, ...] a layer, as wide as it is now: the edges that a committed task computes with.
 
-        Its own ones and those whose bits are set; what it owns of a whole layer is all that is open.
+        Its own ones and those whose bits are set; with signs all that are open, or, for ``alike``, those
+        that it reads as they are. What it owns of a whole layer is all that is open.
         """
         columns = narrow_columns(model, task)
         found: dict[str, Tensor] = {}
@@ -332,7 +353,7 @@ class Edges(nn.Module):
             width = len(owners.own)
             known = torch.ones(weight.shape[1], dtype=torch.bool) if columns is None else columns[path]
             narrow = weight[:width, known.to(weight.device)]
-            bits = None if edges.whole else edges.bits.get(str(task))
+            bits = None if edges.whole or (edges.signs and not alike) else edges.bits.get(str(task))
             inside = _bits(bits, owners.read, narrow) | _rows(owners.own, narrow)
             wide = torch.zeros_like(weight, dtype=torch.bool)
             wide[:width, known.to(weight.device)] = inside
@@ -341,8 +362,9 @@ class Edges(nn.Module):
 
     def similarity(self, model: MaskedModel, tasks: Sequence[int]) -> Tensor:
         """[T, T] how alike the edges of committed ``tasks`` are: the cosine |a and b| / sqrt(|a| |b|) of what
-        they read or own a layer, geometric mean over the layers that are not whole, in [0, 1]."""
-        maps = [self.read(model, task) for task in tasks]
+        they own or read (with signs: as it is) a layer, geometric mean over the layers that are not whole, in
+        [0, 1]."""
+        maps = [self.read(model, task, alike=True) for task in tasks]
         layers = []
         for path, edges in self.by_path():
             if not edges.whole:

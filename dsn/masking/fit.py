@@ -147,6 +147,8 @@ def _edges(
 ) -> set[str]:
     """The names of what edges keep: of the task being learnt, and of each task."""
     assert model.edges is not None
+    if bool(state["edges.signs"]) != bool(model.edges.signs):
+        raise InputError("the stored model chooses edges in another way than this one: edges='own_and_sign'")
     known = set()
     for path, edges in model.edges.by_path():
         start, weight = f"edges.layers.{path.replace('.', '/')}.", state[f"backbone.{path}.weight"]
@@ -154,11 +156,11 @@ def _edges(
         known.add(_typed(state, f"{start}own", torch.bool, 1))
         if learning and len(state[f"{start}own"]) != len(weight):
             raise InputError(f"the stored model's '{start}own' is not as long as layer '{path}' is wide")
-        if learning and model.edges.reads and not edges.whole:
+        if learning and model.edges.chooses and not edges.whole:
             known.add(_typed(state, f"{start}scores", weight.dtype, weight.dim()))
         for row, task in enumerate(tasks):
             width = widths[path][row] if row < len(widths[path]) else len(weight)
-            if model.edges.reads and not edges.whole and row < len(widths[path]):
+            if model.edges.chooses and not edges.whole and row < len(widths[path]):
                 known.add(_typed(state, f"{start}bits.{task}", torch.uint8, 1))
             if edges.whole:
                 known.add(_typed(state, f"{start}weights.{task}", weight.dtype, weight.dim()))

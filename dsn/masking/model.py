@@ -57,9 +57,10 @@ def mask_neurons(
         head: path of the classifier (a Linear) that the tasks' own heads replace; None where the backbone
             returns features [batch, d].
         edges: "none": masks over neurons alone. "own_and_read": a task owns the weights of its fresh
-            neurons, and packed bits choose which of all other weights it reads; "own": it reads them all
-            (``edges.py``). Both replace the backbone's weights by constants with random signs, and each task
-            says how many there shall be: ``add_task(planned_tasks=...)``.
+            neurons, and packed bits choose which of all other weights it reads; "own_and_sign": they choose
+            the signs that it reads them with; "own": it reads them all as they are (``edges.py``). All three
+            replace the backbone's weights by constants with random signs, and each task says how many there
+            shall be: ``add_task(planned_tasks=...)``.
         rehearse: try on a copy that earlier tasks stay bit-equal when others are learnt (``rehearsal.py``),
             now and after each growth. It takes a copy of the backbone and some twenty passes over four
             samples.

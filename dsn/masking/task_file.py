@@ -94,6 +94,7 @@ def _edges_of(model: MaskedModel, task: int) -> Tree:
     """What edges add: the seed of initial values, who owns neurons already, bits, own biases and weights."""
     assert model.edges is not None
     return {
+        "mode": model.edges.mode,
         "seed": model.edges.seed,
         "owned": {
             path: used[: len(model.masks(task)[path])] for path, used in model.used(before=task).items()
@@ -205,6 +206,8 @@ def _refuse_other_owners(model: MaskedModel, tree: Tree) -> None:
         )
     if edges is None or model.edges is None:
         return
+    if edges["mode"] != model.edges.mode:
+        raise InputError(f"its edges are '{edges['mode']}', those of the model here '{model.edges.mode}'")
     if model.tasks and int(edges["seed"]) != int(model.edges.seed):
         raise InputError("its initial weights come from another seed than those of the model here")
     for path, used in model.used().items():

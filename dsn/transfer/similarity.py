@@ -11,7 +11,7 @@ def similarity(model: MaskedModel, first: int, second: int) -> float:
 
     Where edges have bits, the same of the edges that the tasks own or read: masks then say who learnt when.
     """
-    if model.edges is not None and model.edges.reads:
+    if model.edges is not None and model.edges.chooses:
         return float(model.edges.similarity(model, (first, second))[0, 1])
     cosines = []
     second_masks = model.masks(second)

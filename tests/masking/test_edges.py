@@ -40,7 +40,7 @@ def taught(net, mode="own_and_read", bias=True, tasks=TASKS, optimizer="adam"):
 
 
 CASES = [
-    *itertools.product(NETS, ["own_and_read"], [True], OPTIMIZERS),
+    *itertools.product(NETS, ["own_and_read", "own_and_sign"], [True], OPTIMIZERS),
     *itertools.product(["mlp", "small_cnn", "concatenation"], ["own_and_read", "own"], [False], OPTIMIZERS),
 ]
 
@@ -91,8 +91,9 @@ def test_random_nets_keep_their_tasks_through_growth_and_copies(net, mode, seed)
     assert same(kept, logits(copy.deepcopy(model), x))
 
 
-def test_what_a_task_computes_with_edge_by_edge():
-    model, _ = make("mlp")
+@pytest.mark.parametrize("mode", ["own_and_read", "own_and_sign"])
+def test_what_a_task_computes_with_edge_by_edge(mode):
+    model, _ = make("mlp", mode)
     x = torch.randn(12, 3, 4, 4)
     first = {path: layer.weight.detach().clone() for path, layer in model.layer_modules()}
     chosen = []
@@ -104,8 +105,12 @@ def test_what_a_task_computes_with_edge_by_edge():
         F.cross_entropy(model(x, task), torch.randint(0, 3, (12,))).backward()
         with protected:
             optimizer.step()
-        scores = {path: edges.scores.detach().abs() for path, edges in model.edges.by_path()}
-        chosen.append({path: s >= s.flatten().sort().values[s.numel() // 2] for path, s in scores.items()})
+        scores = {path: edges.scores.detach().clone() for path, edges in model.edges.by_path()}
+        half = {
+            path: s.abs() >= s.abs().flatten().sort().values[s.numel() // 2] for path, s in scores.items()
+        }
+        signs = {path: s >= 0 for path, s in scores.items()}
+        chosen.append(half if mode == "own_and_read" else signs)
         model.commit(task)
     owner = {path: torch.full((n,), TASKS) for path, n in model.layers.items()}
     for task in reversed(range(TASKS)):
@@ -124,18 +129,20 @@ def test_what_a_task_computes_with_edge_by_edge():
                 source = row if owner[path][j] < task else first[path][j]
                 for i, value in enumerate(source):
                     bit = bool(chosen[task][path][place, i])
-                    assert found[f"{path}.weight"][j, i] == (value if bit else 0)
+                    off = 0 if mode == "own_and_read" else -value
+                    assert found[f"{path}.weight"][j, i] == (value if bit else off)
                 place += 1
             n = len(layer.weight)
             assert own == round(n * (task + 1) / TASKS) - round(n * task / TASKS)
             assert torch.equal(found[f"{path}.bias"], model.edges.of(path).biases[str(task)])
 
 
-def test_initial_values_are_signed_constants_that_the_seed_gives_again():
-    model, _ = make("small_cnn")
-    other, _ = make("small_cnn", seed=1)
+@pytest.mark.parametrize(("mode", "gain"), [("own", 2), ("own_and_read", 2), ("own_and_sign", 1)])
+def test_initial_values_are_signed_constants_that_the_seed_gives_again(mode, gain):
+    model, _ = make("small_cnn", mode)
+    other, _ = make("small_cnn", mode, seed=1)
     for path, layer in model.layer_modules():
-        size = (2 / layer.weight[0].numel()) ** 0.5
+        size = (gain / layer.weight[0].numel()) ** 0.5
         assert torch.allclose(layer.weight.abs(), torch.tensor(size))
         assert abs(float(layer.weight.detach().sign().mean())) < 0.3
         assert torch.equal(model.edges.initial(path, layer.weight), layer.weight)
@@ -239,11 +246,25 @@ def test_task_files_put_tasks_into_another_model_in_the_order_of_learning(tmp_pa
 def test_a_state_with_edges_does_not_fit_a_model_without():
     model, _ = taught("mlp", tasks=1)
     plain = mask_neurons(NETS["mlp"][0](True), example_input=torch.zeros(1, 3, 4, 4))
-    with pytest.raises(InputError, match=r"edges\.seed"):
+    with pytest.raises(InputError, match=r"edges\.(seed|signs)"):
         refuse_unfit(plain, model.state_dict())
-    with pytest.raises(InputError, match=r"edges\.seed"):
+    with pytest.raises(InputError, match=r"edges\.(seed|signs)"):
         refuse_unfit(model, plain.state_dict())
     refuse_unfit(make("mlp", seed=3)[0], model.state_dict())
+
+
+def test_bits_that_are_signs_are_read_as_nothing_else(tmp_path):
+    """State and task file look alike but for what the bits mean."""
+    model, _ = taught("mlp", tasks=1)
+    signs, _ = make("mlp", "own_and_sign")
+    model.save_task(0, tmp_path / "task")
+    with pytest.raises(InputError, match="in another way"):
+        refuse_unfit(signs, model.state_dict())
+    with pytest.raises(
+        InputError, match="its edges are 'own_and_read', those of the model here 'own_and_sign'"
+    ):
+        signs.load_task(tmp_path / "task")
+    assert signs.tasks == []
 
 
 def test_plastic_edges_and_parameters_are_those_counted_one_by_one():
