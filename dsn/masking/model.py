@@ -646,6 +646,10 @@ class MaskedModel(nn.Module):
             )
         return features.shape[1]
 
+    def __getstate__(self) -> dict[str, Any]:
+        """For a copy, also amid training: the price that a pass has left belongs to this model's graph."""
+        return {**self.__dict__, "_price": None}
+
     # ---- undoing and loading ---------------------------------------------------------------------------
 
     def unmask(self) -> nn.Module:
