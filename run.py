@@ -310,7 +310,7 @@ def run_lab(options: argparse.Namespace, command: list[str]) -> None:
     from dsn.experiment.unused import say_unused
 
     seeds = parse_seeds(options.seeds)
-    say_unused(options.config, options.overrides, "transfer-lab")
+    say_unused(options.config, options.overrides, "transfer-lab", seeds)
     config = load(options.config, [*options.overrides, *_device(options)])
 
     from dsn.experiment.quiet import importing_avalanche
@@ -347,7 +347,7 @@ def run_ablation(options: argparse.Namespace, command: list[str]) -> None:
     from dsn.experiment.unused import say_unused
 
     seeds = parse_seeds(options.seeds)
-    say_unused(options.config, options.overrides, "transfer-ablation")
+    say_unused(options.config, options.overrides, "transfer-ablation", seeds)
 
     from dsn.experiment.quiet import importing_avalanche
 
@@ -364,7 +364,7 @@ def run_settings(options: argparse.Namespace, command: list[str]) -> None:
     from dsn.experiment.unused import say_unused
 
     seeds = parse_seeds(options.seeds)
-    say_unused(options.config, options.overrides, "settings-ablation")
+    say_unused(options.config, options.overrides, "settings-ablation", seeds)
 
     from dsn.experiment.quiet import importing_avalanche
 
@@ -382,7 +382,7 @@ def run_topology(options: argparse.Namespace, command: list[str]) -> None:
     from dsn.experiment.unused import say_unused
 
     seeds = parse_seeds(options.seeds)
-    say_unused(options.config, options.overrides, "topology")
+    say_unused(options.config, options.overrides, "topology", seeds)
     config = load(options.config, [*options.overrides, *_device(options)])
 
     from dsn.experiment.quiet import importing_avalanche
@@ -408,12 +408,14 @@ def run_compare(options: argparse.Namespace, command: list[str]) -> None:
     """``run.py compare``; exit status 1 when a run failed."""
     from dsn.errors import InputError
     from dsn.experiment.compare_plan import make_plan
+    from dsn.experiment.seeds import parse_seeds
     from dsn.experiment.unused import say_unused
 
     if options.jobs < 1:
         raise InputError(f"--jobs {options.jobs}: must be 1 or more")
+    seeds = parse_seeds(options.seeds)
     for path in options.configs:
-        say_unused(path, options.overrides, "compare")
+        say_unused(path, options.overrides, "compare", seeds)
     plan = make_plan(
         options.configs,
         options.strategies,

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from benchmarks.pixels import read_pixels, refuse_special, shown, unreadable
 from dsn.errors import InputError
+from dsn.memory import memory_bytes
 
 # part of every entry's name: raised whenever the same file gives other pixels
 _READING = 2
@@ -33,8 +34,22 @@ def decode_images(paths: Sequence[Path], *, size: int, channels: int, cache: Pat
     channels: 3 (RGB) or 1 (grayscale)
     cache: folder of decoded tensors; None decodes every time
     returns: uint8 [len(paths), channels, size, size]
-    raises: InputError naming the file that cannot be read, or the cache folder that cannot be written
+    raises: InputError naming the file that cannot be read, or the cache folder that cannot be written, or
+        where all of them do not fit into memory
     """
+    needed = len(paths) * channels * size**2
+    try:
+        if needed > memory_bytes():
+            raise MemoryError
+        return _decoded(paths, size, channels, cache)
+    except MemoryError:
+        raise InputError(
+            f"{len(paths)} images of {size} x {size} take {needed / 1e9:,.1f} GB, this machine has "
+            f"{memory_bytes() / 1e9:,.1f} GB; make them smaller (stream.image_size), or take fewer"
+        ) from None
+
+
+def _decoded(paths: Sequence[Path], size: int, channels: int, cache: Path | None) -> Tensor:
     if cache is None:
         return torch.from_numpy(_decode(paths, size, channels))
     folder = cache.expanduser()

@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # The fast part of the suite on the oldest Python with the lowest versions that pyproject.toml names, and with
-# "newest" on the newest Python that was tried, with the newest versions there are.
+# "newest" on the newest Python that was tried, with the newest versions there are. "quick" takes the files alone
+# that versions have broken so far: files and states, configs, compiled code, edges.
 #
-#   tests/oldest.sh [oldest|newest]
+#   tests/oldest.sh [oldest|newest] [quick]
 #
 # PYTHON_OLDEST and PYTHON_NEWEST name interpreters; otherwise they are looked for on the PATH and where pyenv
 # keeps its own. Where there is none the check is skipped, with exit status 0. An environment of 5 GB is made in
@@ -14,7 +15,15 @@ which="${1:-oldest}"
 case "$which" in
   oldest) version=3.10 chosen="${PYTHON_OLDEST:-}" constraints=(-c tests/oldest.txt) ;;
   newest) version=3.13 chosen="${PYTHON_NEWEST:-}" constraints=() ;;
-  *) echo "usage: tests/oldest.sh [oldest|newest]" >&2; exit 2 ;;
+  *) echo "usage: tests/oldest.sh [oldest|newest] [quick]" >&2; exit 2 ;;
+esac
+case "${2:-whole}" in
+  whole) parts=(tests/masking tests/training tests/evaluation tests/test_storage.py
+    tests/experiment/test_config.py tests/experiment/test_run.py) ;;
+  quick) parts=(tests/masking/test_edges.py tests/masking/test_task_file.py tests/training/test_settings.py
+    tests/training/test_state.py tests/evaluation/test_statistics.py tests/test_storage.py
+    tests/experiment/test_config.py) ;;
+  *) echo "usage: tests/oldest.sh [oldest|newest] [quick]" >&2; exit 2 ;;
 esac
 
 is_it() {
@@ -53,5 +62,4 @@ names = "torch torchvision avalanche-lib numpy pydantic scipy scikit-learn matpl
 print("Python", sys.version.split()[0], *(f"{name} {version(name)}" for name in names))
 END
 
-venv/bin/python -m pytest -q -n 2 --dist worksteal tests/masking tests/training tests/evaluation \
-  tests/experiment/test_config.py tests/experiment/test_run.py
+venv/bin/python -m pytest -q -n 2 --dist worksteal "${parts[@]}"

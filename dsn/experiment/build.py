@@ -9,10 +9,10 @@ from dsn import backbones
 from dsn.baselines import STRATEGIES, Setting
 from dsn.errors import InputError
 from dsn.masking import MaskedModel, mask_neurons
+from dsn.memory import memory_bytes
 from dsn.training import DSN
 
 from .config import Backbone, Config, MLPConfig, TorchvisionConfig
-from .machine import memory_bytes
 from .optimizers import optimizer_arguments, optimizer_class
 
 PixelRange = tuple[Tensor, Tensor]

@@ -5,7 +5,7 @@ the same is taken as it is, so that the same command goes on where it was stoppe
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -21,7 +21,7 @@ from .compare_table import show_comparison
 from .compare_worker import Job, Outcome, Workers
 from .comparison import FILE, Comparison
 from .console import make_console, say
-from .folder import check_name
+from .folder import check_name, told
 from .result import read_result
 
 LOCK = ".lock"
@@ -35,25 +35,29 @@ def compare(plan: Plan, out: Path, *, jobs: int = 1, console: Console | None = N
     unless ``config.threads`` says otherwise.
 
     Raises:
-        InputError: ``out`` holds something else, or another comparison is writing there.
+        InputError: ``out`` holds something else, another comparison is writing there, or the disk refuses.
         KeyboardInterrupt, SystemExit: when stopped; what is finished stays.
     """
     console = console or make_console()
     with _taken(out):
         board = Board(plan, out)
-        board.clean()
         try:
+            board.clean()
             with Workers(jobs) as workers:
                 if plan.tune is not None:
                     tune(board, workers, plan.tune, console)
                 board.write()
                 run_missing(board, workers, console)
-        except BaseException:
-            board.clean()
+            comparison = board.write()
+        except BaseException as error:
+            with suppress(OSError):
+                board.clean()
             there = f"{board.count_done()} of {len(board.jobs)} runs are done and stay"
+            if isinstance(error, OSError):
+                mended = "when that is mended, the same command goes on from here"
+                raise InputError(f"{told(error, out)}; {there}; {mended}") from error
             say(console, f"stopped; {there}, the same command goes on from here")
             raise
-        comparison = board.write()
     show_comparison(console, comparison)
     for line in failures(comparison, out):
         say(console, line)

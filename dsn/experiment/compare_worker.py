@@ -159,8 +159,12 @@ def work(mine: Any, jobs: int) -> None:
             job: Job = mine.recv()
         except EOFError:
             return
-        _print_into(job.log)
-        mine.send(attempt(job, jobs))
+        try:
+            _print_into(job.log)
+            outcome = attempt(job, jobs)
+        except OSError as error:  # what it prints cannot be kept
+            outcome = Outcome(0.0, f"{job.log}: cannot be written: {error.strerror or error}")
+        mine.send(outcome)
         gc.collect()
 
 

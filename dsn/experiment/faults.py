@@ -41,6 +41,6 @@ def explain(
         smaller = f"--set train.batch_size={max(1, size // 2)}"
         return (
             f"out of memory ({said}): train.batch_size is {size}, replay.batch_size "
-            f"{config.replay.batch_size}; try {smaller}, or a smaller backbone"
+            f"{config.replay.batch_size}; try {smaller}, a smaller backbone or smaller images"
         )
     return None

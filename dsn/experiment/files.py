@@ -135,8 +135,7 @@ def model_of(
     """The model of what :func:`read_model` read. Raises as :func:`load_model`."""
     try:
         config = Config.model_validate_json(json.dumps(run["config"]))
-        limits = run["pixel_range"]
-        pixel_range = None if limits is None else (torch.tensor(limits[0]), torch.tensor(limits[1]))
+        pixel_range = _pixel_range(run["pixel_range"])
     except Exception as error:
         said = " ".join(str(error).split())
         raise InputError(f"{path}: was not written by run.py run ({said}); run it again") from error
@@ -149,6 +148,20 @@ def model_of(
             raise InputError(f"{path}: does not fit its own config: {error}; run it again") from error
         model.load_state_dict(state)
     return model, _for_this_machine(config), pixel_range
+
+
+def _pixel_range(limits: Any) -> PixelRange | None:
+    """The lowest and the highest value of a pixel [C] each. Raises ValueError for anything else."""
+    if limits is None:
+        return None
+    pairs = isinstance(limits, list) and len(limits) == 2 and all(isinstance(one, list) for one in limits)
+    if not pairs or not all(type(value) in (int, float) for one in limits for value in one):
+        raise ValueError(f"a pixel range of {str(limits)[:80]} is not two lists of numbers")
+    low, high = (torch.tensor(one, dtype=torch.float32) for one in limits)
+    finite = torch.cat([low, high]).isfinite().all()
+    if not finite or low.shape != high.shape or not len(low) or not (low < high).all():
+        raise ValueError(f"a pixel range of {str(limits)[:80]} has no lowest and highest values a channel")
+    return low, high
 
 
 def _refuse_other_sizes(path: Path, config: Config, shape: Any, state: Mapping[str, torch.Tensor]) -> None:

@@ -48,7 +48,7 @@ def output_folder(out: Path | None, name: str, parent: Path = Path("results")) -
             try:
                 yield partial, target
             except OSError as error:
-                raise InputError(f"{_told(error, target)}; nothing was written") from error
+                raise InputError(f"{told(error, target)}; nothing was written") from error
             with signals_held():
                 _finish(partial, real, target)
     except BaseException:
@@ -72,7 +72,7 @@ def partial_folder(target: Path, *, made: bool = False, names: tuple[str, ...] =
         (partial / OWNER).write_text(f"{os.getpid()} {MADE if made else ''}\n", encoding="utf-8")
     except OSError as error:
         _release(lock, partial)
-        raise InputError(f"{_told(error, target)}; choose another --out") from error
+        raise InputError(f"{told(error, target)}; choose another --out") from error
     try:
         yield partial
     finally:
@@ -149,7 +149,7 @@ def refuse_used(out: Path) -> None:
             raise InputError(f"{out}: is a file; --out needs a folder that is new or empty")
         used = out.is_dir() and any(out.iterdir())
     except OSError as error:
-        raise InputError(f"{_told(error, out)}; choose another --out") from error
+        raise InputError(f"{told(error, out)}; choose another --out") from error
     if used:
         raise InputError(f"{out}: is not empty and nothing is overwritten; choose another --out or remove it")
 
@@ -310,6 +310,7 @@ def _to_disk(folder: Path) -> None:
     sync_folder(folder)
 
 
-def _told(error: OSError, target: Path) -> str:
+def told(error: OSError, target: Path) -> str:
+    """What the system says of its refusal, behind the file it is about, or ``target`` where it names none."""
     where = error.filename if isinstance(error.filename, str) else target
     return f"{where}: {error.strerror or error}"

@@ -83,14 +83,6 @@ def _blas() -> str:
     return " ".join([found.group(1) if found else "unknown", *settings])
 
 
-def memory_bytes() -> float:
-    """The machine's memory; infinite where the system does not tell."""
-    try:
-        return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-    except (AttributeError, ValueError, OSError):
-        return float("inf")
-
-
 def _processor() -> str:
     """The processor's name, as far as the system tells it."""
     with suppress(OSError):

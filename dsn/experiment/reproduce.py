@@ -15,6 +15,7 @@ from .compare import compare
 from .compare_plan import make_plan
 from .comparison import Comparison
 from .config import load
+from .folder import told
 from .problems import nearest
 from .report.markdown import escape
 from .report.measures import MEASURES, estimate
@@ -85,7 +86,7 @@ def reproduce(
 
     Raises:
         InputError: what :func:`compare` and :func:`load_published` refuse, an unknown protocol, epochs
-            below 1.
+            below 1, or a disk that refuses.
     """
     path = find(protocol)
     if epochs is not None and epochs < 1:
@@ -98,7 +99,11 @@ def reproduce(
     folder = out or Path("results") / f"{path.stem}-reproduce"
     comparison = compare(plan, folder, jobs=jobs)
     what = Reproduction(path.stem, path, capped, planned)
-    write_whole(folder / FILE, text(what, load_source(folder).streams[0], known, overrides, command))
+    table = text(what, load_source(folder).streams[0], known, overrides, command)
+    try:
+        write_whole(folder / FILE, table)
+    except OSError as error:
+        raise InputError(f"{told(error, folder / FILE)}; the runs stay, the same command goes on") from error
     return comparison, folder / FILE
 
 

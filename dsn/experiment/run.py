@@ -27,7 +27,7 @@ from .checkpoint import Checkpoints, has_checkpoint, is_of
 from .config import Config, EvaluationConfig
 from .console import make_console, say
 from .course import Course, Keep, Saved
-from .faults import explain
+from .faults import explain, explained
 from .files import task_uses, write
 from .folder import output_folder
 from .interrupts import Interrupts
@@ -130,7 +130,8 @@ def run_from(
     saved = {"seconds": 0.0, "learnt": None, "course": None, "references": None} | (saved or {})
     watch = Stopwatch(saved["seconds"] if isinstance(saved["seconds"], float) else 0.0)
     logs = checkpoints.folder / TENSORBOARD if config.tensorboard else None  # they outlive an interruption
-    benchmark = streams.build(config.stream, config.seed)
+    with explained(config):
+        benchmark = streams.build(config.stream, config.seed)
     say(console, f"{config.stream.name}, {config.strategy} on {device}")
 
     def keep(part: str, learnt: Tree) -> Keep:

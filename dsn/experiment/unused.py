@@ -1,6 +1,7 @@
 """Settings that a command does not use: refused where they are asked for, else said."""
 
 import sys
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,10 @@ UNUSED: dict[str, dict[str, str]] = {
 """By command: keys of the config that it does not use, and why."""
 
 
-def say_unused(path: Path, overrides: list[str], command: str) -> None:
+def say_unused(path: Path, overrides: list[str], command: str, seeds: Collection[int] = ()) -> None:
     """Say on standard error which settings in the file ``path`` the command does not use.
+
+    Its seed is one of them where it is not among ``seeds``, those that the command takes instead.
 
     Raises InputError for one of ``overrides``: who gives it wants it used.
     """
@@ -42,6 +45,8 @@ def say_unused(path: Path, overrides: list[str], command: str) -> None:
         raise InputError("\n".join(wrong))
     values = read_yaml(path)
     found = [name for name in unused if _stands_in(values, name)]
+    if "seed" in found and values["seed"] in seeds:
+        found.remove("seed")
     if found:
         print(f"{path}: {command} does not use {', '.join(found)}", file=sys.stderr)
 

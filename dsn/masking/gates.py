@@ -184,6 +184,11 @@ class Gate(nn.Module):
         wider[:, : self.masks.shape[1]] = self.masks
         self.masks = wider
 
+    def __getstate__(self) -> dict[str, Any]:
+        """For a copy, also amid training: soft gates are numbers there, without the graph they came from."""
+        values = self.values
+        return {**self.__dict__, "values": values if values is None else values.detach()}
+
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         super()._load_from_state_dict(*args, **kwargs)
         self._count_free()

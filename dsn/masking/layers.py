@@ -106,11 +106,15 @@ def _refuse_unstable(backbone: nn.Module, example_input: Tensor) -> None:
         except Exception:  # a backbone that only takes some values: the rehearsal says so
             return
     if not torch.equal(first.nan_to_num(0.5), second.nan_to_num(0.5)):
-        raise InputError(
-            "two passes over the same input in evaluation mode give different features: the backbone draws "
-            "random numbers there, or keeps something from one pass to the next; no task can stay "
-            "bit-identical in it"
-        )
+        raise unstable("features")
+
+
+def unstable(what: str) -> InputError:
+    """Two passes over the same input gave different ``what``."""
+    return InputError(
+        f"two passes over the same input in evaluation mode give different {what}: the backbone draws random "
+        "numbers there, or keeps something from one pass to the next; no task can stay bit-identical in it"
+    )
 
 
 def _place_norm(norm: str, module: nn.Module, producers: list[str | None], sites: dict[str, Site]) -> None:

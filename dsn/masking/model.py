@@ -6,7 +6,7 @@ Shapes: x [batch, ...]; features [batch, d]; logits [batch, classes of the task]
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -31,7 +31,7 @@ from .layers import (
     neurons,
 )
 from .norms import NORMS, TaskNorm
-from .passes import PassLock
+from .passes import PassLock, flush_denormals, flushes_denormals
 from .plan import fresh_neurons, owned_neurons
 from .records import Lateral, TaskRecord
 from .rehearsal import refuse_forgetting
@@ -136,6 +136,7 @@ class MaskedModel(nn.Module):
         self._price: tuple[tuple[object, ...], Tensor] | None = None  # of this step's soft gates
         self._prices: Prices | None = None  # made anew when the free neurons are others
         self._compiled: Any = None
+        self._flushes = False
         self._hooks = self._register_hooks()
         self.rehearse = rehearse
         try:
@@ -547,11 +548,19 @@ class MaskedModel(nn.Module):
 
     def compute(self, x: Tensor, task: int) -> Tensor:
         """Features [batch, d] with the gates as they are set, the weights as wide as ``task`` knew them."""
+        if self._compiled is None:
+            return self._compute(x, task, self._run)
+        flush_denormals(self._flushes)
+        try:
+            return self._compute(x, task, self._compiled if self.training else self._run)
+        finally:
+            flush_denormals(self._flushes)
+
+    def _compute(self, x: Tensor, task: int, run: Callable[[dict[str, Tensor], Tensor], Tensor]) -> Tensor:
         weights = weights_of(self, task)
         folding = [path for path in self._foldable if self.training and self._gates[path].values is not None]
         for path in folding:
             weights |= self._fold(path, weights)
-        run = self._compiled if self._compiled is not None and self.training else self._run
         try:
             for path in folding:
                 self._gates[path].folded = True
@@ -569,9 +578,12 @@ class MaskedModel(nn.Module):
         """Let ``torch.compile`` speed up training passes.
 
         Evaluation stays as it is: compiled code may be compiled anew, with sums in another order, and earlier
-        tasks' logits would no longer be the same to the last bit.
+        tasks' logits would no longer be the same to the last bit. For the same reason it stays as it is now
+        whether numbers too small to be normal count as 0: torch 2.5 links compiled code with -ffast-math,
+        and where that is loaded, in a forward or backward pass, they do in the whole thread.
         """
         self._compiled = torch.compile(self._run)
+        self._flushes = flushes_denormals()
 
     def _fold(self, path: str, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         layer = self.layer(path)
@@ -646,6 +658,16 @@ class MaskedModel(nn.Module):
                 "flatten or pool at its end, or name its classifier as head="
             )
         return features.shape[1]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For a copy, also amid training: the price that a pass has left belongs to this model's graph, and
+        compiled code reads this model's weights."""
+        return {**self.__dict__, "_price": None, "_compiled": self._compiled is not None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__({**state, "_compiled": None})
+        if state["_compiled"]:
+            self.compile_training()
 
     # ---- undoing and loading ---------------------------------------------------------------------------
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+
+import torch
 
 
 class PassLock:
@@ -41,3 +44,14 @@ def alone(model: Any) -> Iterator[None]:
         return
     with lock:
         yield
+
+
+def flushes_denormals() -> bool:
+    """Whether this thread takes numbers that are too small to be normal for 0."""
+    return sys.float_info.min / 2 == 0
+
+
+def flush_denormals(wanted: bool) -> None:
+    """Whether this thread does so from now on."""
+    if flushes_denormals() != wanted:
+        torch.set_flush_denormal(wanted)

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InputError
+from .layers import unstable
 from .protection import ProtectedWeights
 
 if TYPE_CHECKING:
@@ -157,11 +158,7 @@ def _same(model: MaskedModel, x: Tensor, before: dict[int, Tensor]) -> bool:
 
 def _refuse_unstable(model: MaskedModel, x: Tensor, before: dict[int, Tensor]) -> None:
     if not _same(model, x, before):
-        raise InputError(
-            "two passes over the same input in evaluation mode give different logits: the backbone draws "
-            "random numbers there, or keeps something from one pass to the next; no task can stay "
-            "bit-identical in it"
-        )
+        raise unstable("logits")
     task, logits = next(iter(before.items()))
     if not equal(eval_logits(model, x, task, grad=True), logits):
         raise InputError(

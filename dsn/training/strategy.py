@@ -245,6 +245,16 @@ class DSN(IterationHooks, Loading, SupervisedTemplate):
 
     # ---- the whole state -------------------------------------------------------------------------------
 
+    def __getstate__(self) -> dict[str, Any]:
+        """For a copy, also amid training: logits and loss of the last batch are numbers there, without graph.
+
+        A copy of a half-learnt task is one whose training was interrupted: its next ``train`` drops the task.
+        """
+        return {
+            name: value.detach() if isinstance(value, Tensor) and not value.is_leaf else value
+            for name, value in self.__dict__.items()
+        }
+
     def take_state(self) -> dict[str, Tree]:
         """Everything that training goes on from, while the strategy is at rest; see ``state.py``."""
         self._refuse_bad_loss()

@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmarks import image_folder
+from benchmarks import decoding, image_folder
 from benchmarks.decoding import decode_images
 from benchmarks.image_folder import ImageFolderConfig
 from dsn.errors import InputError
@@ -158,3 +158,21 @@ def test_damaged_image_leaves_no_cache(own, tmp_path):
     (own / "train" / "class_0" / "0.png").write_bytes(b"")
     refused(own, "cannot read the image", cache=tmp_path / "cache")
     assert not (tmp_path / "cache").exists()
+
+
+@pytest.mark.parametrize("cache", [True, False])
+@pytest.mark.parametrize("size", [40_000, 1_000_000])
+def test_images_beyond_the_memory_are_refused_before_one_is_read(own, tmp_path, monkeypatch, size, cache):
+    monkeypatch.setattr(decoding, "memory_bytes", lambda: 8e9)
+    monkeypatch.setattr(decoding, "_decoded", lambda *_: pytest.fail("it began"))
+    where = tmp_path / "cache" if cache else None
+    refused(own, f"images of {size} x {size} take .* this machine has 8.0 GB", image_size=size, cache=where)
+    assert not (tmp_path / "cache").exists()
+
+
+def test_memory_that_others_have_taken_is_one_error_too(own, monkeypatch):
+    def none_left(*_arguments):
+        raise MemoryError
+
+    monkeypatch.setattr(decoding, "_decode", none_left)
+    refused(own, "make them smaller .stream.image_size.", cache=None)

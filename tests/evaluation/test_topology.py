@@ -15,6 +15,7 @@ from dsn.errors import InputError
 from dsn.evaluation.topology import topology
 from dsn.evaluation.topology_tasks import task_topologies, task_topology
 from dsn.evaluation.topology_wiring import find_wiring
+from dsn.masking.wiring import live_inputs
 
 MORE = settings(max_examples=100, deadline=None)
 pytestmark = pytest.mark.filterwarnings("ignore:task .. no free neuron")
@@ -190,7 +191,7 @@ def test_oracle_of_a_subnetwork():
     assert (found.effective_nodes, found.effective_kernels) == (3 + 3 + 3 + 2, 9 + 9 + 6)
 
 
-@MORE
+@settings(max_examples=50, deadline=None)
 @given(st.sampled_from(["mlp", "small_cnn", "residual", "concatenation"]), st.integers(0, 10**6))
 def test_sums_over_neurons_equal_the_counts_of_weight_masks(kind, seed):
     """The short cut for subnetworks against their masks written out as masks of weights."""
@@ -202,18 +203,16 @@ def test_sums_over_neurons_equal_the_counts_of_weight_masks(kind, seed):
         "concatenation": (Concatenation(3, 4), (1, 2, 6, 6)),
     }
     net, shape = nets[kind]
-    model = mask_neurons(net, example_input=torch.zeros(shape))
+    model = mask_neurons(net, example_input=torch.zeros(shape), rehearse=False)
     for _ in range(2):
         model.add_task(3)
         model.commit(model.learning)
     used, masks = model.masks(0), model.masks(1)
+    here, before = live_inputs(model, masks)[0], live_inputs(model, used)[0]
     wired = nn.Sequential(model.backbone, nn.Linear(model.heads["1"].in_features, 3))
     model.select(None)
 
     def written_out(keep):
-        from dsn.masking.wiring import live_inputs
-
-        here, before = live_inputs(model, masks)[0], live_inputs(model, used)[0]
         weights = {}
         for path, layer in model.layer_modules():
             block = masks[path][:, None] & here[path][None]

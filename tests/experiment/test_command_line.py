@@ -219,8 +219,16 @@ def test_a_setting_that_is_asked_for_and_not_used_is_refused(tmp_path, capsys, c
         say_unused(path, [override], command)
     say_unused(path, ["train.lr=1"], command)
     path.write_text(yaml.safe_dump({**TINY, "seed": 3}))
-    say_unused(path, [], command)
+    say_unused(path, [], command, [0, 1])
     assert "does not use seed" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["compare", "transfer-lab", "settings-ablation"])
+def test_a_seed_that_is_learnt_with_is_no_setting_without_a_use(tmp_path, capsys, command):
+    path = tmp_path / "x.yaml"
+    path.write_text(yaml.safe_dump({**TINY, "seed": 1}))
+    say_unused(path, [], command, [0, 1])
+    assert "seed" not in capsys.readouterr().err
 
 
 # ---- configs ---------------------------------------------------------------------------------------------
@@ -348,7 +356,7 @@ def test_whether_it_fits_is_asked_without_a_draw_of_random_numbers():
 # ---- a little of the fuzzing -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("kind", "count"), [("configs", 12)])
+@pytest.mark.parametrize(("kind", "count"), [("configs", 6), ("damaged", 2)])
 def test_a_few_hostile_ones(kind, count, capsys):
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.fuzz", kind, "--count", str(count), "--seed", "1"],

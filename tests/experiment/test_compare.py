@@ -1,5 +1,6 @@
 """A comparison on scikit-learn's digits: what it finds, what it runs again and what not, how it ends."""
 
+import errno
 import importlib.util
 import io
 import json
@@ -17,13 +18,16 @@ import yaml
 from compare_inline import Inline
 from rich.console import Console
 
+from dsn import storage
 from dsn.errors import InputError
 from dsn.evaluation.metrics import trans
 from dsn.experiment import compare as module
 from dsn.experiment import compare_worker
+from dsn.experiment import result as result_module
 from dsn.experiment.compare import compare
+from dsn.experiment.compare_board import Board
 from dsn.experiment.compare_plan import make_plan
-from dsn.experiment.compare_worker import Job, Workers
+from dsn.experiment.compare_worker import Job, Outcome, Workers
 from dsn.experiment.comparison import MEASURES, load_comparison
 from dsn.experiment.config import load
 from dsn.experiment.result import read_result
@@ -241,6 +245,99 @@ def test_several_configs_are_several_streams_with_ranks(inline, tiny, tmp_path):
     assert ranks == {name: total / 2 for name, total in expected.items()}
     assert "mean rank by ACC over 2 streams" in text
     assert [d.low for s in found.streams for d in s.differences] == [None, None]  # one seed
+
+
+# ---- disks -----------------------------------------------------------------------------------------------
+
+SHORT = ("stream.tasks=2", "train.epochs=1")
+
+
+@pytest.mark.parametrize(
+    ("name", "number"),
+    [
+        ("comparison.json", errno.ENOSPC),
+        ("dsn.json", errno.EIO),
+        ("tuned.yaml", errno.EDQUOT),
+        ("runs", errno.EROFS),
+        ("tuning", errno.ENOSPC),
+    ],
+)
+def test_a_disk_that_refuses_is_one_error_and_what_is_finished_stays(
+    inline, main, tiny, tmp_path, monkeypatch, capsys, name, number
+):
+    def refuse(path):
+        if path.name == name:
+            raise OSError(number, os.strerror(number), str(path))
+
+    def write_bytes(path, content):
+        refuse(path)
+        write(path, content)
+
+    def mkdir(self, *arguments, **options):
+        refuse(self)
+        make(self, *arguments, **options)
+
+    write, make = storage.write_bytes, Path.mkdir
+    arguments = ["compare", str(tiny), "--strategies", "dsn", "--seeds", "0", "--out", str(tmp_path / "out")]
+    arguments += ["--tune", "1", "--tune-tasks", "1", *(f"--set={override}" for override in SHORT)]
+    with monkeypatch.context() as patch:
+        patch.setattr(result_module, "write_bytes", write_bytes)
+        patch.setattr(Path, "mkdir", mkdir)
+        assert main(arguments) == 2
+    errors = capsys.readouterr().err.splitlines()
+    assert len(errors) == 1 and os.strerror(number) in errors[0] and name in errors[0]
+    assert "0 of 1 runs are done and stay; when that is mended, the same command goes on" in errors[0]
+    assert not list(tmp_path.rglob(".*.partial*"))
+    assert not main(arguments) and load_comparison(tmp_path / "out").complete
+
+
+def test_a_disk_that_is_full_once_the_runs_are_made_costs_none_of_them(inline, tiny, tmp_path, monkeypatch):
+    options = {"strategies": "dsn,independent", "seeds": "0"}
+    end = Board.end
+
+    def full(self, job, outcome):
+        end(self, job, outcome)
+        monkeypatch.setattr(result_module, "write_bytes", refuse)
+
+    def refuse(path, _content):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Board, "end", full)
+    with pytest.raises(InputError, match=r"out: No space left on device; 1 of 2 runs are done and stay"):
+        compared(tiny, tmp_path / "out", *SHORT, **options)
+    monkeypatch.undo()
+    monkeypatch.setattr(module, "Workers", Inline)
+    found, _ = compared(tiny, tmp_path / "out", *SHORT, **options)
+    assert found.complete and len(inline) == 2
+
+
+@pytest.mark.parametrize("place", ["_print_into", "attempt"])
+def test_a_log_that_cannot_be_written_fails_its_run_alone(tmp_path, monkeypatch, place):
+    jobs = [Job(name=name, config="{}", log=tmp_path / name) for name in ("full", "second")]
+
+    class Pipe:
+        sent = []
+
+        def recv(self):
+            if len(self.sent) == len(jobs):
+                raise EOFError
+            return jobs[len(self.sent)]
+
+        send = sent.append
+
+    def full(first, *_others):
+        if first in (jobs[0], jobs[0].log):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return Outcome(0.0)
+
+    for name in ("_print_into", "attempt"):
+        monkeypatch.setattr(compare_worker, name, full if name == place else lambda *_: Outcome(0.0))
+    monkeypatch.setattr(compare_worker.signal, "signal", lambda *_: None)
+    compare_worker.work(Pipe(), 1)
+    assert [outcome.error for outcome in Pipe.sent] == [
+        f"{jobs[0].log}: cannot be written: No space left on device",
+        None,
+    ]
 
 
 # ---- processes and signals -------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
+from benchmarks import streams
 from dsn import backbones, mask_neurons, storage
 from dsn.errors import InputError
 from dsn.experiment import compare_job, files
@@ -299,6 +300,24 @@ def test_out_of_memory_names_the_batch_size_and_keeps_the_run(tmp_path, monkeypa
     assert [path.name for path in tmp_path.iterdir()] == ["out.checkpoint"]
     run(config, tmp_path / "out", console=Console(quiet=True), resume=True)
     assert_same_result(tmp_path / "out", reference)
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (MemoryError(), "out of memory .*or smaller images"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), "out of memory"),
+        (OSError(errno.EIO, os.strerror(errno.EIO), "x.png"), "x.png: Input/output error; nothing was"),
+    ],
+)
+def test_what_goes_wrong_while_images_are_read_is_one_error(tmp_path, monkeypatch, error, said):
+    def fails(*_arguments):
+        raise error
+
+    monkeypatch.setattr(streams, "build", fails)
+    with pytest.raises(InputError, match=said):
+        run(tiny(tmp_path), tmp_path / "out", console=Console(quiet=True))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_worker_that_dies_is_one_error(monkeypatch):

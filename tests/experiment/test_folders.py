@@ -3,8 +3,6 @@
 import errno
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -27,7 +25,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:task .* no free neuron"),
     pytest.mark.usefixtures("quick_pictures"),
 ]
-ROOT = Path(__file__).parents[2]
 QUICK = (
     "stream.tasks=2",
     "stream.angles=[0, 9]",
@@ -216,27 +213,19 @@ def test_a_second_one_in_the_same_place_is_told_the_process(tmp_path):
     assert contents(tmp_path) == {"out/lab.json": b"{}"}
 
 
-KILLED = """
-import os, signal, sys
-from pathlib import Path
-from dsn.experiment.folder import output_folder
-out = Path(sys.argv[1]) if len(sys.argv) > 1 else None
-with output_folder(out, "name") as (partial, target):
-    for name in ("lab.json", "precious.txt")[: int(sys.stdin.read())]:
-        (partial / name).write_text("half")
-    os.kill(os.getpid(), signal.SIGKILL)
-"""
-
-
-def killed(folder, files, *arguments):
-    done = subprocess.run(
-        [sys.executable, "-c", KILLED, *arguments],
-        cwd=folder,
-        input=str(files),
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )
-    assert done.returncode == -signal.SIGKILL
+def killed(folder, files, out=None):
+    """A process that has written as many ``files`` into its unfinished folder, and is killed."""
+    child = os.fork()  # all is imported here already
+    if not child:
+        try:
+            os.chdir(folder)
+            with output_folder(out and Path(out), "name") as (partial, _):
+                for name in ("lab.json", "precious.txt")[:files]:
+                    (partial / name).write_text("half")
+                os.kill(os.getpid(), signal.SIGKILL)
+        finally:
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
 
 
 def test_what_a_killed_process_left_is_removed_by_the_next_one(tmp_path, monkeypatch):

@@ -97,6 +97,48 @@ def test_sizes_that_the_tensors_have_not_take_no_memory(run, place, value):
     assert "\n" not in str(told.value)
 
 
+NAN, INF = float("nan"), float("inf")
+RANGES = [
+    [[0.0], [NAN]],
+    [[-INF], [INF]],
+    [[0.0], [10**400]],
+    [[-1e300], [1e300]],
+    [[1.0], [0.0]],
+    [[0.0], [0.0]],
+    [[0.0, 0.0], [1.0]],
+    [[], []],
+    [[0.0]],
+    [[0.0], [1.0], [2.0]],
+    [[[0.0]], [[1.0]]],
+    [["0"], ["1"]],
+    [[True], [False]],
+    [0.0, 1.0],
+    {"0": [0.0], "1": [1.0]},
+    [],
+    "01",
+    5,
+]
+
+
+@pytest.mark.parametrize("value", RANGES)
+def test_a_pixel_range_that_is_none_is_refused_where_it_stands(run, value):
+    claim(run / MODEL, "run", setting("pixel_range", value))
+    with pytest.raises(InputError, match=r"model\.safetensors: was not written by run.py run") as told:
+        load_model(run)
+    assert "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize("value", [[8], [65], [1, 8, 8], [64, 1, 1], [1, 64, 1], [16, 16, 3], [3, 8, 8]])
+def test_the_input_shape_of_another_network_is_refused_or_says_the_same(run, value):
+    claim(run / MODEL, "run", setting("input_shape", value))
+    if torch.Size(value).numel() != 64:
+        with pytest.raises(InputError, match=r"model\.safetensors: does not fit its own config"):
+            load_model(run)
+    else:  # an MLP flattens its input
+        model, _, _ = load_model(run)
+        assert model.eval()(torch.zeros(2, *value), 0).shape == (2, 3)
+
+
 CLAIMS = [
     ("branches.0.head.out_features", 10**9),
     ("branches.0.head.in_features", 10**12),

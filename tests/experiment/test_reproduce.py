@@ -1,6 +1,8 @@
 """Papers and ours in one table: which rows stand in it, what they say, how it goes on."""
 
+import errno
 import io
+import os
 
 import pytest
 import yaml
@@ -117,6 +119,22 @@ def test_a_failed_run_is_named_and_the_others_stand(files, tmp_path, inline, mon
     )
     assert comparison.failed  # packnet needs two epochs
     assert "Finetuning" in table(path) and "Missing: packnet seed 0" in path.read_text()
+
+
+def test_a_disk_that_is_full_for_the_table_is_one_error(files, tmp_path, inline, monkeypatch):
+    config, published = files
+    write = module.write_whole
+
+    def full(path, text):
+        if path.name == FILE:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        write(path, text)
+
+    monkeypatch.setattr(module, "write_whole", full)
+    out = tmp_path / "o"
+    with pytest.raises(InputError, match=rf"{FILE}: No space left on device; the runs stay"):
+        reproduce(str(config), "naive", "0", [], epochs=1, out=out, published=published)
+    assert (out / "tiny" / "runs" / "naive-seed0" / "result.json").is_file()
 
 
 def test_capacity_counts_used_weights_and_what_is_kept_beside_them(files, tmp_path, inline):

@@ -96,13 +96,14 @@ def test_what_a_task_computes_with_edge_by_edge(mode):
     model, _ = make("mlp", mode)
     x = torch.randn(12, 3, 4, 4)
     first = {path: layer.weight.detach().clone() for path, layer in model.layer_modules()}
-    chosen = []
+    chosen, felt = [], []
     for task in range(TASKS):
         model.add_task(3, planned_tasks=TASKS)
         optimizer = torch.optim.SGD(model.task_parameters(task), lr=0.5)
         protected = ProtectedWeights(model)
         model.train()
         F.cross_entropy(model(x, task), torch.randint(0, 3, (12,))).backward()
+        felt.append({path: layer.weight.grad.ne(0).any(1) for path, layer in model.layer_modules()})
         with protected:
             optimizer.step()
         scores = {path: edges.scores.detach().clone() for path, edges in model.edges.by_path()}
@@ -116,6 +117,7 @@ def test_what_a_task_computes_with_edge_by_edge(mode):
     for task in reversed(range(TASKS)):
         for path, mask in model.masks(task).items():
             owner[path][mask] = task
+    learnt = 0
     for task in range(TASKS):
         found = weights_of(model, task)
         for path, layer in model.layer_modules():
@@ -124,7 +126,8 @@ def test_what_a_task_computes_with_edge_by_edge(mode):
                 if owner[path][j] == task:
                     own += 1
                     assert torch.equal(found[f"{path}.weight"][j], row)
-                    assert not torch.equal(row, first[path][j])
+                    assert torch.equal(row, first[path][j]) != felt[task][path][j]  # a neuron may be dead
+                    learnt += int(felt[task][path][j])
                     continue
                 source = row if owner[path][j] < task else first[path][j]
                 for i, value in enumerate(source):
@@ -135,6 +138,7 @@ def test_what_a_task_computes_with_edge_by_edge(mode):
             n = len(layer.weight)
             assert own == round(n * (task + 1) / TASKS) - round(n * task / TASKS)
             assert torch.equal(found[f"{path}.bias"], model.edges.of(path).biases[str(task)])
+    assert learnt > sum(model.layers.values()) / 2
 
 
 @pytest.mark.parametrize(("mode", "gain"), [("own", 2), ("own_and_read", 2), ("own_and_sign", 1)])

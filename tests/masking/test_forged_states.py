@@ -5,6 +5,7 @@ import torch
 
 from dsn import InputError, grow
 from dsn.masking.records import Lateral
+from tests.masking.spoiled import deeper, fewer, inf, nan, whole
 from tests.nets import learn, logits, make, same
 
 pytestmark = pytest.mark.filterwarnings("ignore:task .* no free neuron")
@@ -30,26 +31,6 @@ def taught(learning=False, grown=False):
 def flipped(masks):
     """A bit behind the width of a layer of 6 neurons."""
     return masks ^ torch.tensor([1], dtype=torch.uint8)
-
-
-def nan(value):
-    return value * float("nan")
-
-
-def inf(value):
-    return value * float("inf")
-
-
-def fewer(value):
-    return value[1:]
-
-
-def deeper(value):
-    return value[None]
-
-
-def whole(value):
-    return value.long()
 
 
 FORGED = {

@@ -7,6 +7,7 @@ from dsn import InputError, backbones, mask_neurons
 from dsn.masking.records import Lateral
 from dsn.masking.task_file import FORMAT, VERSION
 from dsn.storage import read_tree, write_tree
+from tests.masking.spoiled import deeper, fewer, inf, nan, whole
 from tests.nets import NETS, learn, logits, make, same
 
 pytestmark = pytest.mark.filterwarnings("ignore:task .* no free neuron")
@@ -96,26 +97,6 @@ def changed(tree, place, value):
 
 DROP = object()
 NAN, INF = float("nan"), float("inf")
-
-
-def nan(value):
-    return value * float("nan")
-
-
-def inf(value):
-    return value * float("inf")
-
-
-def fewer(value):
-    return value[1:]
-
-
-def deeper(value):
-    return value[None]
-
-
-def whole(value):
-    return value.long()
 
 
 FORGED = {

@@ -1,5 +1,6 @@
 """DSN in the scripts that people write: data sets, generators, arguments, schedulers, interruptions."""
 
+import copy
 import warnings
 from collections.abc import Callable
 from functools import partial
@@ -24,7 +25,9 @@ from avalanche.benchmarks.utils import (
 )
 from avalanche.core import SupervisedPlugin
 from avalanche.evaluation.metrics import accuracy_metrics, loss_metrics
+from avalanche.logging import TextLogger
 from avalanche.training.plugins import EvaluationPlugin, LRSchedulerPlugin
+from torch import nn
 from torch.optim import lr_scheduler as schedulers
 from torch.utils.data import Dataset, Subset, TensorDataset
 from torchvision import transforms
@@ -655,6 +658,76 @@ def test_an_interruption_behind_a_loaded_state_goes_on_from_it(digits, tmp_path)
     again.train(digits.train_stream[1], eval_streams=[])
     expected = whole.model.state_dict()
     assert all(torch.equal(value, expected[name]) for name, value in again.model.state_dict().items())
+
+
+# ---- copies --------------------------------------------------------------------------------------------
+
+
+class Copies(SupervisedPlugin):
+    """At each call ``event`` keeps deep copies of the strategy and of its model, three of them at most."""
+
+    def __init__(self, event: str) -> None:
+        super().__init__()
+        self.made: list[tuple[DSN, nn.Module]] = []
+
+        def make_copy(strategy, **kwargs):
+            made, self.made = self.made, []
+            if strategy.is_training and strategy.clock.train_exp_counter == 1 and len(made) < 3:
+                made.append((copy.deepcopy(strategy), copy.deepcopy(strategy.model)))
+            self.made = made
+
+        setattr(self, event, make_copy)
+
+
+@pytest.mark.filterwarnings("ignore:the training of task", "ignore:No loggers")
+@pytest.mark.parametrize("edges", ["none", "own_and_read"])
+@pytest.mark.parametrize(
+    "event", ["before_forward", "after_forward", "after_training_iteration", "after_training_epoch"]
+)
+def test_a_deep_copy_amid_learning_is_one_that_was_interrupted(digits, event: str, edges: str) -> None:
+    def learn(*plugins) -> DSN:
+        torch.manual_seed(0)
+        model = mask_neurons(backbones.mlp(64, (20,)), example_input=torch.zeros(1, 64), edges=edges)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=0.01)
+        schedule = LRSchedulerPlugin(schedulers.StepLR(optimizer, 1))
+        metrics = EvaluationPlugin(accuracy_metrics(minibatch=True, experience=True), loggers=[TextLogger()])
+        strategy = DSN(
+            model=model,
+            optimizer=optimizer,
+            planned_tasks=3,
+            warmup_epochs=1,
+            consolidation_epochs=1,
+            plugins=[*plugins, schedule],
+            evaluator=metrics,
+            restore_best=True,
+            transfer_tasks=0,
+            forward_tasks=0,
+        )
+        for task in range(2):
+            torch.manual_seed(task)
+            strategy.train(digits.train_stream[task], eval_streams=[digits.valid_stream[task]])
+        return strategy
+
+    copies = Copies(event)
+    strategy, never_copied = learn(copies), learn()
+    state = {name: value.clone() for name, value in strategy.model.state_dict().items()}
+    assert all(torch.equal(value, never_copied.model.state_dict()[name]) for name, value in state.items())
+    x = torch.randn(20, 64)
+    first = {0: logits(never_copied.model, x)[0]}
+    assert len(copies.made) == 3
+    for other, model in copies.made:
+        assert same(first, {0: model.eval()(x, 0)}) and same(first, {0: other.model.eval()(x, 0)})
+        if model.learning is not None:
+            torch.nn.functional.cross_entropy(
+                model.train()(x, 1), torch.zeros(20, dtype=torch.long)
+            ).backward()
+    other, _ = copies.made[-1]
+    other.eval(digits.test_stream[:1])
+    for task in (1, 2):
+        other.train(digits.train_stream[task], eval_streams=[digits.valid_stream[task]])
+    assert other.model.committed == [0, 1, 2] and same(first, logits(other.model, x))
+    after = strategy.model.state_dict()
+    assert all(torch.equal(value, after[name]) for name, value in state.items())
 
 
 def test_paths_may_be_text(digits, tmp_path) -> None:

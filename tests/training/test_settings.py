@@ -1,5 +1,8 @@
 """bfloat16, channels last and torch.compile: what earlier tasks compute stays the same to the last bit."""
 
+import copy
+import pickle
+import sys
 import warnings
 
 import pytest
@@ -108,6 +111,53 @@ def test_compiled_training_gives_the_same_up_to_rounding(stream) -> None:
         outputs.append([logits.detach(), *(p.grad for p in cl.model.task_parameters(0))])
     for one, other in zip(*outputs, strict=True):
         assert torch.allclose(one, other, rtol=1e-3, atol=1e-4)
+    compiled.model.eval()(x, 0)
+    assert sys.float_info.min / 2 > 0  # loading compiled code has not changed what the processor does
+
+
+def compiled(function):
+    """What ``torch.compile`` gives, a function that copies do not go into; loaded, it flushes denormals."""
+
+    def run(*arguments):
+        torch.set_flush_denormal(True)
+        output = function(*arguments)
+        output.register_hook(lambda _gradient: torch.set_flush_denormal(True) and None)
+        return output
+
+    return run
+
+
+@pytest.mark.parametrize("flushed", [True, False])
+def test_compiled_code_leaves_the_processor_as_it_was(monkeypatch, flushed) -> None:
+    monkeypatch.setattr(torch, "compile", compiled)
+    if not torch.set_flush_denormal(flushed):
+        pytest.skip("this processor cannot flush denormals")
+    try:
+        model = strategy("linear", compile=True).model
+        model.add_task(3)
+        x = torch.randn(4, 1, 8, 8)
+        loss = model.train()(x, 0).sum()
+        assert (sys.float_info.min / 2 == 0) == flushed
+        loss.backward()
+        model.eval()(x, 0)
+        assert (sys.float_info.min / 2 == 0) == flushed
+    finally:
+        torch.set_flush_denormal(False)
+
+
+def test_a_copy_trains_with_weights_of_its_own(monkeypatch) -> None:
+    monkeypatch.setattr(torch, "compile", compiled)
+    model = strategy("linear", compile=True).model
+    model.add_task(3)
+    x = torch.randn(4, 1, 8, 8)
+    expected = model.train()(x, 0)
+    for make_twin in (copy.deepcopy, lambda it: pickle.loads(pickle.dumps(it))):
+        twin = make_twin(model)
+        assert torch.equal(twin.train()(x, 0), expected)
+        for parameter in twin.backbone.parameters():
+            torch.nn.init.zeros_(parameter)
+        assert torch.equal(twin(x, 0), twin.heads["0"].bias.expand(4, 3))
+    assert torch.equal(model(x, 0), expected)
 
 
 def test_what_is_refused() -> None:

@@ -2,7 +2,9 @@
 
 import re
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -224,12 +226,15 @@ def _provenance(stream: StreamRuns, key: str) -> list[Block | None]:
     )
     for name in stream.finished:
         run = next(run for run in stream.runs if run.strategy == name and run.result is not None)
-        file = run.folder / "config.yaml"
-        text = file.read_text(encoding="utf-8") if file.is_file() else _dumped(run.result)
+        text = _config_text(run.folder / "config.yaml", run.result)
         title = "config.yaml" if stream.alone else f"config.yaml of {name}, seed {run.seed}"
         blocks.append(Code(title, text))
     return blocks
 
 
-def _dumped(result: Result | None) -> str:
+def _config_text(file: Path, result: Result | None) -> str:
+    """The text of ``file``; where it cannot be read, what the result says of the config."""
+    with suppress(OSError, UnicodeDecodeError):
+        if file.is_file():  # a pipe would be waited for
+            return file.read_text(encoding="utf-8")
     return yaml.safe_dump(result.config if result else {}, sort_keys=False)

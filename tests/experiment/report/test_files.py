@@ -2,15 +2,19 @@
 
 import csv
 import io
+import os
 import xml.etree.ElementTree as ElementTree
 
 import html5lib
 import numpy as np
 import pytest
+import yaml
 
 import run as command_line
 from dsn.evaluation import all_metrics
 from dsn.experiment.report import report
+from dsn.experiment.report.sections import _provenance
+from dsn.experiment.report.source import load_source
 from dsn.experiment.result import read_result
 
 XHTML = "{http://www.w3.org/1999/xhtml}"
@@ -148,3 +152,21 @@ def test_bad_input_ends_with_status_2_and_one_line(run_folder, comparison_folder
         assert err.startswith("error: ") and err.count("\n") == 1 and str(folder) in err
         assert not (folder / "report.html").exists()
     assert command_line.main(["report", str(run_folder()), "--impressions", "-1"]) == 2
+
+
+@pytest.mark.parametrize("damage", [b"\xff\xfe\x00", b"a: \xe9", None, "folder", "pipe", "link"])
+def test_a_config_that_cannot_be_read_is_shown_as_the_result_has_it(run_folder, damage):
+    folder = run_folder()
+    file = folder / "config.yaml"
+    file.unlink()
+    if isinstance(damage, bytes):
+        file.write_bytes(damage)
+    elif damage == "folder":
+        file.mkdir()
+    elif damage == "pipe":
+        os.mkfifo(file)
+    elif damage == "link":
+        file.symlink_to(file.name)
+    result = read_result(folder / "result.json")
+    blocks = _provenance(load_source(folder).streams[0], "x")
+    assert yaml.safe_load(blocks[-1].text) == result.config
