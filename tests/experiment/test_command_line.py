@@ -356,7 +356,7 @@ def test_whether_it_fits_is_asked_without_a_draw_of_random_numbers():
 # ---- a little of the fuzzing -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("kind", "count"), [("configs", 6), ("damaged", 2)])
+@pytest.mark.parametrize(("kind", "count"), [("configs", 6), ("damaged", 2), ("forged", 2)])
 def test_a_few_hostile_ones(kind, count, capsys):
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.fuzz", kind, "--count", str(count), "--seed", "1"],
