@@ -2,9 +2,10 @@
 
 10,000 random images 28 x 28 in batches of 64, one MLP of Avalanche's own shape (a hidden layer of 512), one
 thread. The plain loop cuts its batches out of tensors by index and trains a dense network with the same
-optimizer; the strategy does so through ``DSN(...).train(experience)``, everything included: reading the data
-set, adding the task, Avalanche's hooks, gates, sparsity, protection, commit. Both train anew in each round,
-in turn; medians of CPU time. Wrapping the network, once in its life, is left out. ``--naive`` sets Avalanche's Naive strategy beside them.
+optimizer; the strategy does so through ``DSN(...).train(experience)``, everything included: reading the
+data set, adding the task, Avalanche's hooks, gates, sparsity, protection, commit. Both train anew in each
+round, in turn; medians of CPU time. Wrapping the network, once in its life, is left out. ``--naive`` sets
+Avalanche's Naive strategy beside them.
 """
 
 from __future__ import annotations
