@@ -24,6 +24,7 @@ from dsn.evaluation.statistics import mean_interval
 from dsn.experiment.compare import compare
 from dsn.experiment.compare_plan import make_plan
 from dsn.experiment.pictures import GREY, grid_of_axes
+from dsn.experiment.report.measures import stored_bytes
 from dsn.experiment.report.numbers import shown_bytes
 from dsn.experiment.report.palette import SERIES
 from dsn.experiment.report.source import load_source
@@ -95,10 +96,9 @@ def measured(given: argparse.Namespace) -> list[Point]:
 
 def total_bytes(result: Result) -> float:
     """Weights that some task uses, and all that is kept beside them."""
-    memory = result.memory
-    assert memory is not None and memory.used_bytes is not None
-    kept = sum(memory.bytes_per_task) + memory.shared_bytes + memory.stored_sample_bytes
-    return float(memory.used_bytes + kept)
+    kept = stored_bytes(result)
+    assert kept is not None and result.memory is not None and result.memory.used_bytes is not None
+    return result.memory.used_bytes + kept
 
 
 def on_front(point: Point, points: Sequence[Point]) -> bool:

@@ -112,12 +112,10 @@ class WeightMaskedNetwork(TaskNetwork):
     def _subnetwork(self, task: int) -> dict[str, Tensor]:
         if not self.packed_masks(task):
             self._ready = None
-            soft = {
-                path: straight_through(
-                    self.scores[_key(path)].abs(), how_many(self.density, layer.weight.numel())
-                )
-                for path, layer in self.layers.items()
-            }
+            soft = {}
+            for path in self.layers:
+                ranked = self.scores[_key(path)].abs()
+                soft[path] = straight_through(ranked, self._largest(ranked))
             return self._tensors(task, soft)
         if self._ready is None or self._ready[0] != task:
             with torch.no_grad():  # weights in the mask of an ended task never change again
@@ -136,7 +134,9 @@ class WeightMaskedNetwork(TaskNetwork):
         return {**weights, **biases}
 
     def _chosen(self, path: str) -> Tensor:
-        scores = self.scores[_key(path)].detach().abs()
+        return self._largest(self.scores[_key(path)].abs())
+
+    def _largest(self, scores: Tensor) -> Tensor:
         return top_k(scores, how_many(self.density, scores.numel()))
 
 

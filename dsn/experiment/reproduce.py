@@ -18,7 +18,7 @@ from .config import load
 from .folder import told
 from .problems import nearest
 from .report.markdown import escape
-from .report.measures import MEASURES, estimate
+from .report.measures import MEASURES, estimate, stored_bytes
 from .report.numbers import MISSING, PLUS_MINUS, counted, listed, shown, shown_estimate, signed
 from .report.published import (
     NOTHING,
@@ -202,10 +202,9 @@ def capacity(result: Result) -> float | None:
 
     WSN (Kang et al. 2022), section 4: the used weights, and the masks. Samples kept for later count too.
     """
-    memory = result.memory
-    if memory is None or memory.used_bytes is None or not memory.backbone_bytes:
+    memory, kept = result.memory, stored_bytes(result)
+    if memory is None or kept is None or memory.used_bytes is None or not memory.backbone_bytes:
         return None
-    kept = sum(memory.bytes_per_task) + memory.shared_bytes + memory.stored_sample_bytes
     return 100 * (memory.used_bytes + kept) / memory.backbone_bytes
 
 

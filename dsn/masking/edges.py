@@ -31,7 +31,7 @@ from .bits import pack_bits, unpack_bits
 from .growth import laid_out, narrow_columns, narrow_parameters
 from .initial_values import initial_values
 from .records import TaskRecord
-from .scores import how_many, straight_through, straight_through_sign, top_k
+from .scores import how_many, straight_through, top_k
 
 if TYPE_CHECKING:
     from .model import MaskedModel
@@ -68,15 +68,20 @@ class LayerEdges(nn.Module):
 
     def chosen(self) -> Tensor:
         """Bool, a scored edge: whether it is read, or read as it is instead of with the other sign."""
-        assert self.scores is not None
-        scores = self.scores.detach()
-        return scores >= 0 if self.signs else top_k(scores.abs(), how_many(DENSITY, scores.numel()))
+        return self._chosen(self._ranked())
 
-    def _choice(self, scores: Tensor) -> Tensor:
-        """:meth:`chosen` as factors of the weights; gradients go to the scores."""
-        if self.signs:
-            return straight_through_sign(scores)
-        return straight_through(scores.abs(), how_many(DENSITY, scores.numel()))
+    def factors(self, chosen: Tensor, dtype: torch.dtype) -> Tensor:
+        """What the weights of ``chosen`` edges, bool, and of the others are multiplied by."""
+        numbers = chosen.to(dtype)
+        return 2 * numbers - 1 if self.signs else numbers
+
+    def _ranked(self) -> Tensor:
+        """The scores as they are compared; gradients pass through."""
+        assert self.scores is not None
+        return self.scores if self.signs else self.scores.abs()
+
+    def _chosen(self, ranked: Tensor) -> Tensor:
+        return ranked.detach() >= 0 if self.signs else top_k(ranked, how_many(DENSITY, ranked.numel()))
 
     def learnt(
         self, weight: Tensor, used: Callable[[], Tensor], initial: Callable[[Tensor], Tensor]
@@ -84,7 +89,9 @@ class LayerEdges(nn.Module):
         """[n, d, ...] what the task being learnt computes with; gradients go to ``weight`` and scores."""
         _, rows, order, frozen = self.prepared(weight, used, initial)
         if self.scores is not None:
-            frozen = frozen * self._choice(self.scores).to(frozen.dtype)
+            ranked = self._ranked()
+            choice = straight_through(ranked, self.factors(self._chosen(ranked), ranked.dtype))
+            frozen = frozen * choice.to(frozen.dtype)
         return laid_out(torch.cat([weight.index_select(0, rows), frozen]).index_select(0, order), weight)
 
     @torch.no_grad()
@@ -329,10 +336,8 @@ class Edges(nn.Module):
                 values = torch.where(
                     _rows(owners.earlier, weight), weight.detach(), self.initial(path, weight)
                 )
-                choice = _bits(edges.bits.get(str(task)), owners.read, weight).to(values.dtype)
-                if edges.signs:
-                    choice = (2 * choice - 1) * _rows(owners.read, weight)
-                read = values * choice
+                chosen = _bits(edges.bits.get(str(task)), owners.read, weight)
+                read = values * edges.factors(chosen, values.dtype) * _rows(owners.read, weight)
                 found[f"{path}.weight"] = laid_out(
                     torch.where(_rows(owners.own, weight), weight, read), layer
                 )

@@ -13,38 +13,21 @@ import torch
 from torch import Tensor
 
 
-class _TopK(torch.autograd.Function):
-    """The mask of the k largest scores; its gradient goes to the scores as it is (straight-through)."""
+class _StraightThrough(torch.autograd.Function):
+    """What was chosen, in the place of the scores; its gradient goes to the scores as it is."""
 
     @staticmethod
-    def forward(ctx: Any, scores: Tensor, k: int) -> Tensor:
-        return top_k(scores, k).to(scores.dtype)
+    def forward(ctx: Any, scores: Tensor, chosen: Tensor) -> Tensor:
+        return chosen
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
         return grads[0], None
 
 
-class _Sign(torch.autograd.Function):
-    """1 for scores of 0 or more, else -1; its gradient goes to the scores as it is (straight-through)."""
-
-    @staticmethod
-    def forward(ctx: Any, scores: Tensor) -> Tensor:
-        return (scores >= 0).to(scores.dtype).mul_(2).sub_(1)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> Tensor:
-        return grads[0]
-
-
-def straight_through(scores: Tensor, k: int) -> Tensor:
-    """1.0 for the ``k`` largest scores, 0.0 for the others; scores take the mask's gradient."""
-    return _TopK.apply(scores, k)
-
-
-def straight_through_sign(scores: Tensor) -> Tensor:
-    """1.0 for scores of 0 or more, -1.0 for the others; scores take the signs' gradient."""
-    return _Sign.apply(scores)
+def straight_through(scores: Tensor, chosen: Tensor) -> Tensor:
+    """The factors ``chosen`` by ``scores``, e.g. 0 and 1; the scores take their gradient as it is."""
+    return _StraightThrough.apply(scores, chosen.to(scores.dtype))
 
 
 def top_k(scores: Tensor, k: int) -> Tensor:

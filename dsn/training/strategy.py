@@ -421,7 +421,10 @@ class DSN(IterationHooks, Loading, SupervisedTemplate):
             ended = self._scheduler.step(best.latest)
             if ended or (self.patience is not None and best.epochs_since >= self.patience):
                 break
-        best.restore() if self.restore_best else mean.put()
+        if self.restore_best:
+            best.restore()
+        else:
+            mean.put()
 
     @property
     def _judges_epochs(self) -> bool:
