@@ -66,8 +66,12 @@ def _backbone(setting: Setting) -> tuple[nn.Module, torch.Size, str | None]:
     return backbone, setting.input_shape, head
 
 
-def _wsn(setting: Setting, *, density: float, signed_constants: bool, **options: Any) -> Baseline:
-    model = WeightMaskedNetwork(*_backbone(setting), density=density, signed=signed_constants)
+def _wsn(
+    setting: Setting, *, density: float, signed_constants: bool, carry_scores: bool, **options: Any
+) -> Baseline:
+    model = WeightMaskedNetwork(
+        *_backbone(setting), density=density, signed=signed_constants, carry=carry_scores
+    )
     return _on(setting, model, WSN, **options)
 
 

@@ -33,7 +33,9 @@ class WSN(Baseline):
 
     Weights and scores learn together; the best ``density`` of a layer's weights by score are the task's,
     whether earlier tasks use them or not; weights of earlier tasks stay as they are. Scores start anew with
-    each task. Biases and norm state are the task's own, where the authors' code has none or shares them.
+    each task, or, if the network carries them on, where the task before ended, as in the authors' code: then
+    tasks share more weights, and more stay free. Biases and norm state are the task's own, where the authors'
+    code has none or shares them.
 
     Args (beside those of Baseline):
         score_lr_factor: learning rate of the scores over that of the weights. A score's gradient is that of
@@ -58,6 +60,10 @@ class WSN(Baseline):
 
     def task_tensors(self, task: int) -> list[Tensor]:
         return [*super().task_tensors(task), *self.model.packed_masks(task)]
+
+    def shared_tensors(self) -> list[Tensor]:
+        """The scores, where they are carried on."""
+        return [scores.detach() for scores in self.scores()] if self.model.carry else []
 
     def used_weights(self) -> list[Tensor]:
         return [mask for _, mask in self.model.frozen()]

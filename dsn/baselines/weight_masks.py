@@ -24,7 +24,7 @@ class WeightMaskedNetwork(TaskNetwork):
     The mask is that of the largest absolute scores. ``signed``: the weights begin as signed Kaiming
     constants. ``fixed``: they keep these, there are no biases and norms have no affine parameters (SupSup);
     otherwise weights learn, each task has biases of its own, and weights in the mask of an earlier task are
-    :meth:`frozen` (WSN).
+    :meth:`frozen` (WSN). ``carry``: a task's scores go on from those of the task before, instead of anew.
     """
 
     def __init__(
@@ -36,9 +36,10 @@ class WeightMaskedNetwork(TaskNetwork):
         density: float,
         fixed: bool = False,
         signed: bool = False,
+        carry: bool = False,
     ) -> None:
         super().__init__(backbone, input_shape, head)
-        self.density, self.fixed = density, fixed
+        self.density, self.fixed, self.carry = density, fixed, carry
         self.layers = weight_layers(self.backbone)
         self.scores = nn.ParameterDict()
         self.masks = nn.ModuleDict()
@@ -62,9 +63,10 @@ class WeightMaskedNetwork(TaskNetwork):
         self.masks[str(task)] = TaskRecord()
         own = nn.ParameterDict()
         for path, layer in self.layers.items():
-            scores = torch.empty_like(layer.weight)
-            nn.init.kaiming_uniform_(scores, a=math.sqrt(5))
-            self.scores[_key(path)] = nn.Parameter(scores)
+            if _key(path) not in self.scores:
+                scores = torch.empty_like(layer.weight)
+                nn.init.kaiming_uniform_(scores, a=math.sqrt(5))
+                self.scores[_key(path)] = nn.Parameter(scores)
             if layer.bias is not None and not self.fixed:
                 own[_key(path)] = nn.Parameter(layer.bias.detach().clone())
         self.biases[str(task)] = own
@@ -77,11 +79,12 @@ class WeightMaskedNetwork(TaskNetwork):
         return [*weights, *self.scores.values(), *self.own_parameters(task)]
 
     def end_task(self, task: int) -> None:
-        """Keep the mask as bits and forget the scores."""
+        """Keep the mask as bits and, unless they are carried on, forget the scores."""
         for path, layer in self.layers.items():
             self._record(task).put(_key(path), pack_bits(self._chosen(path).flatten()))
             layer.weight.grad = None
-        self.scores.clear()
+        if not self.carry:
+            self.scores.clear()
         super().end_task(task)
 
     def mask(self, task: int, path: str) -> Tensor:

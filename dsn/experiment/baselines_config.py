@@ -72,9 +72,12 @@ class WSNConfig(ScoredBlock):
 
     signed_constants: weights begin as random signs times one constant a layer, as SupSup's, instead of as
         the backbone has them
+    carry_scores: a task's scores go on from those of the task before, as in the authors' released code,
+        instead of starting anew: tasks share more weights, and more stay free for later ones
     """
 
     signed_constants: bool = False
+    carry_scores: bool = False
 
 
 class SupSupConfig(ScoredBlock):

@@ -28,6 +28,7 @@ SPACES: dict[str, Space] = {
         "baselines.wsn.density": FloatDistribution(0.05, 0.9),
         "baselines.wsn.score_lr_factor": log(*SCORE_LR_FACTOR),
         "baselines.wsn.signed_constants": CategoricalDistribution([False, True]),
+        "baselines.wsn.carry_scores": CategoricalDistribution([False, True]),
     },
     "supsup": {
         "baselines.supsup.density": FloatDistribution(0.05, 0.9),

@@ -100,6 +100,35 @@ def test_free_weights_learn_while_those_of_earlier_tasks_are_fixed(name):
         assert len({tuple(strategy.model.mask(t, "0").flatten().tolist()) for t in range(TASKS)}) == TASKS
 
 
+def test_carried_scores_go_on_and_tasks_share_more_weights():
+    used, kept = {}, {}
+    for carry in (False, True):
+        block = {"density": 0.3, "carry_scores": carry}
+        strategy = Trained(
+            config("wsn", train={"epochs": 1, "batch_size": 32}, baselines={"wsn": block})
+        ).strategy
+        frozen = [mask for _, mask in strategy.model.frozen()]
+        used[carry] = sum(int(mask.sum()) for mask in frozen)
+        kept[carry] = strategy.memory().shared_bytes
+        weights = sum(mask.numel() for mask in frozen)
+    assert used[True] < used[False]
+    assert kept == {False: 0, True: 4 * weights}
+
+
+def test_a_task_begins_with_the_scores_that_the_one_before_ended_with():
+    model = WeightMaskedNetwork(backbones.mlp(64, (24, 16)), torch.Size([64]), density=0.5, carry=True)
+    model.add_task(2, 0)
+    with torch.no_grad():
+        for scores in model.scores.values():
+            scores.normal_()
+    before = {path: scores.detach().clone() for path, scores in model.scores.items()}
+    mask = model._chosen(next(iter(model.layers)))
+    model.end_task(0)
+    model.add_task(2, 1)
+    assert all(torch.equal(model.scores[path], scores) for path, scores in before.items())
+    assert torch.equal(model.mask(0, next(iter(model.layers))), mask)
+
+
 def test_supsup_never_touches_its_signed_constants():
     setup = config("supsup", images=True, backbone=CONV, train=ADAMW)
     model = Trained(setup, images=True).strategy.model
