@@ -37,7 +37,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _do(options: argparse.Namespace, words: list[str]) -> int:
     from dsn.errors import InputError, Stopped
-    from dsn.experiment.interrupts import Ending
+    from dsn.experiment.base.interrupts import Ending
 
     try:
         with Ending() as ending:
@@ -261,15 +261,15 @@ def _add_settings(command: argparse.ArgumentParser) -> None:
 
 def run_experiment(options: argparse.Namespace, _command: list[str]) -> None:
     """``run.py run``."""
-    from dsn.experiment.config import load
+    from dsn.experiment.config.experiment import load
 
     seed = [] if options.seed is None else [f"seed={options.seed}"]
     config = load(options.config, [*options.overrides, *seed, *_device(options)])
 
-    from dsn.experiment.quiet import importing_avalanche
+    from dsn.experiment.base.quiet import importing_avalanche
 
     with importing_avalanche():
-        from dsn.experiment.run import run
+        from dsn.experiment.run.run import run
 
     run(config, options.out, name=options.config.stem, verbose=options.verbose, resume=options.resume)
 
@@ -278,10 +278,10 @@ def run_verify(options: argparse.Namespace, _command: list[str]) -> None:
     """``run.py verify``; exit status 1 when something is broken, 3 when logits differ by rounding alone, 70
     when it could not be found out."""
     from dsn.errors import InputError
-    from dsn.experiment.quiet import importing_avalanche
+    from dsn.experiment.base.quiet import importing_avalanche
 
     with importing_avalanche():
-        from dsn.experiment.verify import verify
+        from dsn.experiment.result.verify import verify
 
     try:
         found = verify(options.run)
@@ -305,54 +305,54 @@ def run_verify(options: argparse.Namespace, _command: list[str]) -> None:
 
 def run_lab(options: argparse.Namespace, command: list[str]) -> None:
     """``run.py transfer-lab``."""
-    from dsn.experiment.config import load
-    from dsn.experiment.seeds import parse_seeds
-    from dsn.experiment.unused import say_unused
+    from dsn.experiment.config.experiment import load
+    from dsn.experiment.config.seeds import parse_seeds
+    from dsn.experiment.config.unused import say_unused
 
     seeds = parse_seeds(options.seeds)
     say_unused(options.config, options.overrides, "transfer-lab", seeds)
     config = load(options.config, [*options.overrides, *_device(options)])
 
-    from dsn.experiment.quiet import importing_avalanche
+    from dsn.experiment.base.quiet import importing_avalanche
 
     with importing_avalanche():
-        from dsn.experiment.transfer_lab import lab
+        from dsn.experiment.labs.transfer import lab
 
     lab(config, seeds, options.out, name=options.config.stem, command=_shown(command))
 
 
 def run_impressions(options: argparse.Namespace, _command: list[str]) -> None:
     """``run.py impressions``."""
-    from dsn.experiment.quiet import importing_avalanche
+    from dsn.experiment.base.quiet import importing_avalanche
 
     with importing_avalanche():
-        from dsn.experiment.impressions import show_impressions
+        from dsn.experiment.result.impressions import show_impressions
 
     show_impressions(options.run, options.out, images=options.images, generator=options.generator)
 
 
 def run_subnetwork(options: argparse.Namespace, _command: list[str]) -> None:
     """``run.py subnetwork``."""
-    from dsn.experiment.quiet import importing_avalanche
+    from dsn.experiment.base.quiet import importing_avalanche
 
     with importing_avalanche():
-        from dsn.experiment.subnetwork import export_subnetwork
+        from dsn.experiment.result.subnetwork import export_subnetwork
 
     export_subnetwork(options.run, options.task, options.out, kind=options.format)
 
 
 def run_ablation(options: argparse.Namespace, command: list[str]) -> None:
     """``run.py transfer-ablation``."""
-    from dsn.experiment.seeds import parse_seeds
-    from dsn.experiment.unused import say_unused
+    from dsn.experiment.config.seeds import parse_seeds
+    from dsn.experiment.config.unused import say_unused
 
     seeds = parse_seeds(options.seeds)
     say_unused(options.config, options.overrides, "transfer-ablation", seeds)
 
-    from dsn.experiment.quiet import importing_avalanche
+    from dsn.experiment.base.quiet import importing_avalanche
 
     with importing_avalanche():
-        from dsn.experiment.ablation import ablation, load_variants
+        from dsn.experiment.labs.ablation import ablation, load_variants
 
     variants = load_variants(options.config, [*options.overrides, *_device(options)], options.vary)
     ablation(variants, seeds, options.out, name=options.config.stem, command=_shown(command))
@@ -360,16 +360,16 @@ def run_ablation(options: argparse.Namespace, command: list[str]) -> None:
 
 def run_settings(options: argparse.Namespace, command: list[str]) -> None:
     """``run.py settings-ablation``."""
-    from dsn.experiment.seeds import parse_seeds
-    from dsn.experiment.unused import say_unused
+    from dsn.experiment.config.seeds import parse_seeds
+    from dsn.experiment.config.unused import say_unused
 
     seeds = parse_seeds(options.seeds)
     say_unused(options.config, options.overrides, "settings-ablation", seeds)
 
-    from dsn.experiment.quiet import importing_avalanche
+    from dsn.experiment.base.quiet import importing_avalanche
 
     with importing_avalanche():
-        from dsn.experiment.settings_ablation import load_settings, settings_ablation
+        from dsn.experiment.labs.settings import load_settings, settings_ablation
 
     variants = load_settings(options.config, [*options.overrides, *_device(options)], options.vary)
     settings_ablation(variants, seeds, options.out, name=options.config.stem, command=_shown(command))
@@ -377,18 +377,18 @@ def run_settings(options: argparse.Namespace, command: list[str]) -> None:
 
 def run_topology(options: argparse.Namespace, command: list[str]) -> None:
     """``run.py topology``."""
-    from dsn.experiment.config import load
-    from dsn.experiment.seeds import parse_seeds
-    from dsn.experiment.unused import say_unused
+    from dsn.experiment.config.experiment import load
+    from dsn.experiment.config.seeds import parse_seeds
+    from dsn.experiment.config.unused import say_unused
 
     seeds = parse_seeds(options.seeds)
     say_unused(options.config, options.overrides, "topology", seeds)
     config = load(options.config, [*options.overrides, *_device(options)])
 
-    from dsn.experiment.quiet import importing_avalanche
+    from dsn.experiment.base.quiet import importing_avalanche
 
     with importing_avalanche():
-        from dsn.experiment.topology_lab import parse_densities, parse_pruners, topology_lab
+        from dsn.experiment.labs.topology import parse_densities, parse_pruners, topology_lab
 
     topology_lab(
         config,
@@ -407,9 +407,9 @@ def run_topology(options: argparse.Namespace, command: list[str]) -> None:
 def run_compare(options: argparse.Namespace, command: list[str]) -> None:
     """``run.py compare``; exit status 1 when a run failed."""
     from dsn.errors import InputError
-    from dsn.experiment.compare_plan import make_plan
-    from dsn.experiment.seeds import parse_seeds
-    from dsn.experiment.unused import say_unused
+    from dsn.experiment.compare.plan import make_plan
+    from dsn.experiment.config.seeds import parse_seeds
+    from dsn.experiment.config.unused import say_unused
 
     if options.jobs < 1:
         raise InputError(f"--jobs {options.jobs}: must be 1 or more")
@@ -429,7 +429,7 @@ def run_compare(options: argparse.Namespace, command: list[str]) -> None:
     )
     out = options.out or Path("results") / ("+".join(path.stem for path in options.configs) + "-compare")
 
-    from dsn.experiment.compare import compare
+    from dsn.experiment.compare.compare import compare
 
     try:
         comparison = compare(plan, out, jobs=options.jobs)
@@ -445,10 +445,10 @@ def run_reproduce(options: argparse.Namespace, command: list[str]) -> None:
 
     if options.jobs < 1:
         raise InputError(f"--jobs {options.jobs}: must be 1 or more")
-    from dsn.experiment.quiet import importing_avalanche
+    from dsn.experiment.base.quiet import importing_avalanche
 
     with importing_avalanche():
-        from dsn.experiment.reproduce import STRATEGIES, reproduce
+        from dsn.experiment.report.reproduce import STRATEGIES, reproduce
 
     try:
         comparison, table = reproduce(
@@ -471,7 +471,7 @@ def run_reproduce(options: argparse.Namespace, command: list[str]) -> None:
 
 def run_report(options: argparse.Namespace, _command: list[str]) -> None:
     """``run.py report``."""
-    from dsn.experiment.quiet import importing_avalanche
+    from dsn.experiment.base.quiet import importing_avalanche
 
     with importing_avalanche():
         from dsn.experiment.report import report
@@ -491,7 +491,7 @@ def _to_go_on(command: list[str], out: str) -> str:
 
 def _shown(command: list[str]) -> str:
     """The command as it can be typed again, the home folder as ``~``."""
-    from dsn.experiment.paths import shortened
+    from dsn.experiment.base.paths import shortened
 
     return shortened(shlex.join(["python", *command]))
 

@@ -129,7 +129,7 @@ def load_cifar(name: str, root: Path | None) -> Images:
 def _load_cifar_files(name: str, folder: Path) -> Images:
     """The same data set from image files, the classes in the same order: by name."""
     from benchmarks.image_folder import ImageFolderConfig, load
-    from benchmarks.split_cifar import SUPERCLASSES
+    from benchmarks.superclasses import SUPERCLASSES
 
     images = load(ImageFolderConfig(root=folder, tasks=1, image_size=32))
     known = sorted(" ".join(SUPERCLASSES.values()).split()) if name == "cifar100" else _CIFAR10_CLASSES

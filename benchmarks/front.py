@@ -21,14 +21,14 @@ import numpy as np
 
 from dsn.errors import InputError
 from dsn.evaluation.statistics import mean_interval
-from dsn.experiment.compare import compare
-from dsn.experiment.compare_plan import make_plan
-from dsn.experiment.pictures import GREY, grid_of_axes
+from dsn.experiment.compare.compare import compare
+from dsn.experiment.compare.plan import make_plan
+from dsn.experiment.report.figures.palette import SERIES
 from dsn.experiment.report.measures import stored_bytes
 from dsn.experiment.report.numbers import shown_bytes
-from dsn.experiment.report.palette import SERIES
 from dsn.experiment.report.source import load_source
-from dsn.experiment.result import Result, write_whole
+from dsn.experiment.result.pictures import GREY, grid_of_axes
+from dsn.experiment.result.result import Result, write_whole
 
 VARIANTS: dict[str, tuple[str, tuple[str, ...]]] = {
     "dsn, masks": ("dsn", ("selection.edges=none",)),

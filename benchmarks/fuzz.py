@@ -335,7 +335,7 @@ def forge_model(path: Path, draw: random.Random) -> str:
 
 def forge_checkpoint(path: Path, draw: random.Random) -> str:
     """Change the state in a checkpoint; its checksum is right."""
-    from dsn.experiment.checkpoint import FORMAT, VERSION
+    from dsn.experiment.run.checkpoint import FORMAT, VERSION
     from dsn.storage import read_tree, write_tree
 
     tree = read_tree(path, format=FORMAT, version=VERSION)
@@ -383,7 +383,7 @@ def load_command_line() -> Any:
     """``main`` of run.py, with all that a command imports, so that a child need not."""
     import torch
 
-    from dsn.experiment.quiet import importing_avalanche
+    from dsn.experiment.base.quiet import importing_avalanche
 
     torch.set_num_threads(1)
     with importing_avalanche():
@@ -402,7 +402,7 @@ def make_base(folder: Path, command: Any) -> None:
     (folder / "config.yaml").write_text(yaml.safe_dump(CONFIG))
 
     def stopped(_arguments: list[str]) -> int:
-        from dsn.experiment.checkpoint import Checkpoints
+        from dsn.experiment.run.checkpoint import Checkpoints
 
         rest, seen = Checkpoints.rest, []
 
@@ -417,9 +417,9 @@ def make_base(folder: Path, command: Any) -> None:
         return 0 if status == 128 + signal.SIGTERM else 1
 
     def compared(_arguments: list[str]) -> int:
-        from dsn.experiment.compare_board import Board
-        from dsn.experiment.compare_key import write_key
-        from dsn.experiment.compare_plan import make_plan
+        from dsn.experiment.compare.board import Board
+        from dsn.experiment.compare.plan import make_plan
+        from dsn.experiment.result.key import write_key
 
         board = Board(make_plan([Path("config.yaml")], "dsn", "0", []), Path("compared"))
         for job in board.jobs:

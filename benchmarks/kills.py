@@ -67,11 +67,11 @@ def main() -> int:
 
     import torch
 
-    from dsn.experiment.config import Config
-    from dsn.experiment.quiet import importing_avalanche
+    from dsn.experiment.base.quiet import importing_avalanche
+    from dsn.experiment.config.experiment import Config
 
     with importing_avalanche():
-        import dsn.experiment.run  # noqa: F401
+        import dsn.experiment.run.run  # noqa: F401
     torch.set_num_threads(1)
     config = Config.model_validate(CONFIG)
     draw = random.Random(arguments.seed)
@@ -179,8 +179,8 @@ def work(config: Any, out: Path, resume: bool, writing: int) -> None:
     try:
         from rich.console import Console
 
-        from dsn.experiment import checkpoint
-        from dsn.experiment.run import run
+        from dsn.experiment.run import checkpoint
+        from dsn.experiment.run.run import run
         from dsn.training import DSN, strategy
 
         def told(name: str, holder: Any, kind: str) -> None:

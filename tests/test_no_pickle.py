@@ -17,21 +17,21 @@ from rich.console import Console
 from benchmarks import decoding
 from dsn import InputError, backbones, mask_neurons
 from dsn.baselines import MemoryUse
-from dsn.experiment import compare_job
-from dsn.experiment.build import build_model
-from dsn.experiment.checkpoint import LATEST, PREVIOUS
-from dsn.experiment.compare_key import read_key
-from dsn.experiment.compare_tune import Search
-from dsn.experiment.comparison import load_comparison
-from dsn.experiment.config import TorchvisionConfig, load
-from dsn.experiment.files import load_model, save_model
-from dsn.experiment.learnt import Learnt, learnt_of, tree_of
-from dsn.experiment.result import read_result
-from dsn.experiment.run import run
-from dsn.experiment.run_folder import checkpoint_of
-from dsn.experiment.subnetwork import export_subnetwork
-from dsn.experiment.subnetwork_files import load_subnetwork
-from dsn.experiment.verify import verify
+from dsn.experiment.compare import work as compare_job
+from dsn.experiment.compare.comparison import load_comparison
+from dsn.experiment.compare.tune import Search
+from dsn.experiment.config.experiment import TorchvisionConfig, load
+from dsn.experiment.config.network import build_model
+from dsn.experiment.result.files import load_model, save_model
+from dsn.experiment.result.key import read_key
+from dsn.experiment.result.result import read_result
+from dsn.experiment.result.subnetwork import export_subnetwork
+from dsn.experiment.result.subnetwork_files import load_subnetwork
+from dsn.experiment.result.verify import verify
+from dsn.experiment.run.checkpoint import LATEST, PREVIOUS
+from dsn.experiment.run.learnt import Learnt, learnt_of, tree_of
+from dsn.experiment.run.run import run
+from dsn.experiment.run.run_folder import checkpoint_of
 from dsn.training.strategy import STATE_FILE
 from tests.experiment.resuming import tiny
 from tests.nets import learn

@@ -18,9 +18,9 @@ from typing import Any
 
 from rich.console import Console
 
-from dsn.experiment.checkpoint import LATEST, Checkpoints
-from dsn.experiment.config import CheckpointConfig, Config, load
-from dsn.experiment.quiet import importing_avalanche
+from dsn.experiment.base.quiet import importing_avalanche
+from dsn.experiment.config.experiment import CheckpointConfig, Config, load
+from dsn.experiment.run.checkpoint import LATEST, Checkpoints
 
 QUICKSTART = Path(__file__).parent.parent.parent / "configs" / "quickstart.yaml"
 RUNS = {
@@ -48,7 +48,7 @@ def main() -> None:
 def cost(config: Config) -> tuple[float, int, float]:
     """The share of keeping the state at the default interval; bytes and seconds of one checkpoint."""
     with importing_avalanche():
-        from dsn.experiment.run import run
+        from dsn.experiment.run.run import run
 
     original, seconds, sizes = Checkpoints.rest, {False: 0.0, True: 0.0}, []
 

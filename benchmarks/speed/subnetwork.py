@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from dsn import MaskedModel, backbones, mask_neurons
-from dsn.experiment.costs import flops, interleaved
+from dsn.experiment.result.costs import flops, interleaved
 
 NETS: dict[str, Callable[[], nn.Module]] = {"small_cnn": backbones.small_cnn, "resnet18": backbones.resnet18}
 CLASSES, SIZE = 10, 32

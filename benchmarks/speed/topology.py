@@ -18,9 +18,9 @@ from rich.console import Console
 
 from benchmarks import streams
 from dsn.evaluation.topology_tasks import task_topologies, task_topology
-from dsn.experiment.config import load
-from dsn.experiment.machine import set_up
-from dsn.experiment.run import learn
+from dsn.experiment.config.experiment import load
+from dsn.experiment.config.machine import set_up
+from dsn.experiment.run.run import learn
 from dsn.masking import MaskedModel
 
 CONFIG = Path(__file__).parent.parent.parent / "configs" / "quickstart.yaml"

@@ -1,1 +1,1 @@
-"""One experiment: its config, its run, its result on disk."""
+"""Experiments, by rooms; imports go down only: report > compare, labs > run > result > config > base."""

@@ -9,11 +9,11 @@ from rich.console import Console
 
 from benchmarks import streams
 from dsn.evaluation.plugin import TransferMetrics, evaluator
-from dsn.experiment.baselines_config import NAMES
-from dsn.experiment.build import build_strategy
-from dsn.experiment.config import Config
-from dsn.experiment.machine import seed_everything
-from dsn.experiment.run import Learnt, learn, make_progress, sample_shape, validation
+from dsn.experiment.config.baselines import NAMES
+from dsn.experiment.config.experiment import Config
+from dsn.experiment.config.machine import seed_everything
+from dsn.experiment.run.build import build_strategy
+from dsn.experiment.run.run import Learnt, learn, make_progress, sample_shape, validation
 
 BASELINES = [name for name in NAMES if name != "dsn"]
 NEVER_FORGET = ["hat", "wsn", "supsup", "packnet", "pnn", "independent", "random"]

@@ -7,9 +7,9 @@ from pydantic import ValidationError
 
 from dsn.baselines import STRATEGIES
 from dsn.errors import InputError
-from dsn.experiment.baselines_config import NAMES, BaselinesConfig
-from dsn.experiment.config import Config
-from dsn.experiment.problems import describe
+from dsn.experiment.config.baselines import NAMES, BaselinesConfig
+from dsn.experiment.config.experiment import Config
+from dsn.experiment.config.problems import describe
 
 from .setups import (
     ADAMW,

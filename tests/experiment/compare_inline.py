@@ -3,7 +3,7 @@
 import contextlib
 from collections import deque
 
-from dsn.experiment.compare_worker import attempt
+from dsn.experiment.compare.worker import attempt
 
 
 class Inline:

@@ -2,7 +2,7 @@ import signal
 
 import pytest
 
-from dsn.experiment import files
+from dsn.experiment.result import files
 
 
 @pytest.fixture(scope="module")

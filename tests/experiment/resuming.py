@@ -5,8 +5,8 @@ import json
 
 import yaml
 
-from dsn.experiment.checkpoint import Checkpoints
-from dsn.experiment.config import load
+from dsn.experiment.config.experiment import load
+from dsn.experiment.run.checkpoint import Checkpoints
 
 TINY = {
     "stream": {

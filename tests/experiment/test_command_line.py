@@ -17,14 +17,14 @@ from rich.table import Table
 
 from benchmarks import fuzz
 from dsn.errors import InputError, Stopped
-from dsn.experiment.build import build_backbone
-from dsn.experiment.config import Config, load
-from dsn.experiment.console import say, show_table
-from dsn.experiment.interrupts import Ending, Interrupts
-from dsn.experiment.machine import set_up
-from dsn.experiment.paths import as_cell, shortened
-from dsn.experiment.unused import say_unused
-from dsn.experiment.yaml_file import MOST_BYTES, parse, read_yaml
+from dsn.experiment.base.console import say, show_table
+from dsn.experiment.base.interrupts import Ending, Interrupts
+from dsn.experiment.base.paths import as_cell, shortened
+from dsn.experiment.config.experiment import Config, load
+from dsn.experiment.config.machine import set_up
+from dsn.experiment.config.network import build_backbone
+from dsn.experiment.config.unused import say_unused
+from dsn.experiment.config.yaml_file import MOST_BYTES, parse, read_yaml
 from tests.experiment.resuming import TINY
 
 ROOT = Path(__file__).parents[2]

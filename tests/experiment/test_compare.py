@@ -21,16 +21,17 @@ from rich.console import Console
 from dsn import storage
 from dsn.errors import InputError
 from dsn.evaluation.metrics import trans
-from dsn.experiment import compare as module
-from dsn.experiment import compare_worker
-from dsn.experiment import result as result_module
-from dsn.experiment.compare import compare
-from dsn.experiment.compare_board import Board
-from dsn.experiment.compare_plan import make_plan
-from dsn.experiment.compare_worker import Job, Outcome, Workers
-from dsn.experiment.comparison import MEASURES, load_comparison
-from dsn.experiment.config import load
-from dsn.experiment.result import read_result
+from dsn.experiment.compare import compare as module
+from dsn.experiment.compare import worker as compare_worker
+from dsn.experiment.compare.board import Board
+from dsn.experiment.compare.compare import compare
+from dsn.experiment.compare.comparison import MEASURES, load_comparison
+from dsn.experiment.compare.job import Job, Outcome
+from dsn.experiment.compare.plan import make_plan
+from dsn.experiment.compare.worker import Workers
+from dsn.experiment.config.experiment import load
+from dsn.experiment.result import result as result_module
+from dsn.experiment.result.result import read_result
 from tests.experiment.resuming import Killed, killed_at
 
 ROOT = Path(__file__).parents[2]

@@ -10,15 +10,15 @@ from rich.console import Console
 
 from benchmarks import streams
 from dsn.errors import InputError
-from dsn.experiment import compare as module
-from dsn.experiment import compare_job
-from dsn.experiment.baselines_config import NAMES
-from dsn.experiment.compare import compare
-from dsn.experiment.compare_plan import make_plan
-from dsn.experiment.compare_spaces import SPACES, lies_in, space_of, value_at, with_values
-from dsn.experiment.comparison import load_comparison
-from dsn.experiment.config import Config, load
-from dsn.experiment.result import read_result
+from dsn.experiment.compare import compare as module
+from dsn.experiment.compare import work as compare_job
+from dsn.experiment.compare.compare import compare
+from dsn.experiment.compare.comparison import load_comparison
+from dsn.experiment.compare.plan import make_plan
+from dsn.experiment.compare.spaces import SPACES, lies_in, space_of, value_at, with_values
+from dsn.experiment.config.baselines import NAMES
+from dsn.experiment.config.experiment import Config, load
+from dsn.experiment.result.result import read_result
 
 TINY = {
     "stream": {"name": "split_digits", "tasks": 3, "train_per_class": 30, "validation": 0.3},

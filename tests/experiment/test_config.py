@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dsn.errors import InputError
-from dsn.experiment.config import Config, ReplayConfig, TransferConfig, dump, load
+from dsn.experiment.config.experiment import Config, ReplayConfig, TransferConfig, dump, load
 from dsn.replay import synthesise
 from dsn.training import DSN
 
@@ -259,7 +259,7 @@ def test_replay_and_transfer_have_the_defaults_of_the_functions_they_are_for():
 
 
 def test_reading_a_config_imports_no_avalanche():
-    code = "import sys; from dsn.experiment.config import TransferConfig, ReplayConfig; "
+    code = "import sys; from dsn.experiment.config.experiment import TransferConfig, ReplayConfig; "
     code += "TransferConfig(mechanism='gates', acceptance='always'); ReplayConfig(generator='inversion'); "
     code += "sys.exit('avalanche' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0

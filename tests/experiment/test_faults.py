@@ -22,12 +22,13 @@ from rich.console import Console
 from benchmarks import streams
 from dsn import backbones, mask_neurons, storage
 from dsn.errors import InputError
-from dsn.experiment import compare_job, files
-from dsn.experiment.checkpoint import FORMAT, LATEST, PREVIOUS, VERSION, Checkpoints, owner_of
-from dsn.experiment.config import Config
-from dsn.experiment.interrupts import Interrupts
-from dsn.experiment.run import run
-from dsn.experiment.run_folder import checkpoint_of, held
+from dsn.experiment.base.interrupts import Interrupts
+from dsn.experiment.compare import work as compare_job
+from dsn.experiment.config.experiment import Config
+from dsn.experiment.result import files
+from dsn.experiment.run.checkpoint import FORMAT, LATEST, PREVIOUS, VERSION, Checkpoints, owner_of
+from dsn.experiment.run.run import run
+from dsn.experiment.run.run_folder import checkpoint_of, held
 from dsn.storage import read_tree, write_tree
 from dsn.training import DSN
 from dsn.training.hooks import IterationHooks
@@ -398,7 +399,7 @@ def test_a_bad_config_is_refused_by_its_key_or_taken_as_it_stands(
     def reached(config, *_arguments, **_options):
         taken.append(config)
 
-    import dsn.experiment.run as module
+    import dsn.experiment.run.run as module
 
     with monkeypatch.context() as patch:
         patch.setattr(module, "run", reached)

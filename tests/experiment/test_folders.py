@@ -11,13 +11,13 @@ import yaml
 from rich.console import Console
 
 from dsn.errors import InputError, Stopped
-from dsn.experiment import folder as module
-from dsn.experiment.checkpoint import FORMAT, LATEST, VERSION, owner_of
-from dsn.experiment.compare_job import remove_stale
-from dsn.experiment.compare_plan import make_plan
-from dsn.experiment.folder import output_folder, partial_folder, partial_of
-from dsn.experiment.run import run
-from dsn.experiment.run_folder import held
+from dsn.experiment.base import folder as module
+from dsn.experiment.base.folder import output_folder, partial_folder, partial_of
+from dsn.experiment.compare.plan import make_plan
+from dsn.experiment.compare.work import remove_stale
+from dsn.experiment.run.checkpoint import FORMAT, LATEST, VERSION, owner_of
+from dsn.experiment.run.run import run
+from dsn.experiment.run.run_folder import held
 from dsn.storage import write_tree
 from tests.experiment.resuming import TINY, tiny
 

@@ -8,10 +8,10 @@ import yaml
 from rich.console import Console
 
 from dsn.errors import InputError
-from dsn.experiment.config import load
-from dsn.experiment.files import load_model
-from dsn.experiment.impressions import show_impressions
-from dsn.experiment.run import run
+from dsn.experiment.config.experiment import load
+from dsn.experiment.result.files import load_model
+from dsn.experiment.result.impressions import show_impressions
+from dsn.experiment.run.run import run
 
 QUIET = Console(quiet=True)
 

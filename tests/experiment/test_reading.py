@@ -10,11 +10,11 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from dsn.errors import InputError
-from dsn.experiment.build import build_model
-from dsn.experiment.config import Config
-from dsn.experiment.files import MODEL, load_model, save_model
-from dsn.experiment.subnetwork import export_subnetwork
-from dsn.experiment.subnetwork_files import load_subnetwork
+from dsn.experiment.config.experiment import Config
+from dsn.experiment.config.network import build_model
+from dsn.experiment.result.files import MODEL, load_model, save_model
+from dsn.experiment.result.subnetwork import export_subnetwork
+from dsn.experiment.result.subnetwork_files import load_subnetwork
 from dsn.storage import checksum
 from tests.experiment.resuming import tiny
 

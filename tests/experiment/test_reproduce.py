@@ -10,12 +10,12 @@ from compare_inline import Inline
 from rich.console import Console
 
 from dsn.errors import InputError
-from dsn.experiment import compare as compare_module
-from dsn.experiment import reproduce as module
-from dsn.experiment.config import load
+from dsn.experiment.compare import compare as compare_module
+from dsn.experiment.config.experiment import load
+from dsn.experiment.report import reproduce as module
 from dsn.experiment.report.published import Protocol, load_published
-from dsn.experiment.reproduce import CONFIGS, FILE, PROTOCOLS, STRATEGIES, capacity, find, reproduce
-from dsn.experiment.result import Memory, read_result
+from dsn.experiment.report.reproduce import CONFIGS, FILE, PROTOCOLS, STRATEGIES, capacity, find, reproduce
+from dsn.experiment.result.result import Memory, read_result
 
 TINY = {
     "stream": {"name": "split_digits", "tasks": 2, "train_per_class": 20, "classes_per_task": 2},

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from dsn.errors import InputError
 from dsn.evaluation import Neurons, all_metrics
-from dsn.experiment.folder import output_folder
-from dsn.experiment.pictures import draw_accuracy_matrix, draw_neurons
-from dsn.experiment.result import (
+from dsn.experiment.base.folder import output_folder
+from dsn.experiment.result.pictures import draw_accuracy_matrix, draw_neurons
+from dsn.experiment.result.result import (
     Metrics,
     Result,
     TaskUse,

@@ -15,8 +15,8 @@ from rich.console import Console
 
 from benchmarks import kills
 from dsn.errors import Stopped
-from dsn.experiment.checkpoint import LATEST, Checkpoints
-from dsn.experiment.run import run
+from dsn.experiment.run.checkpoint import LATEST, Checkpoints
+from dsn.experiment.run.run import run
 from tests.experiment.resuming import TINY, Killed, assert_same_result, killed_at, tiny
 
 pytestmark = [

@@ -19,10 +19,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from dsn.errors import InputError
 from dsn.evaluation import all_metrics
-from dsn.experiment.build import build_model
-from dsn.experiment.config import load
-from dsn.experiment.result import Forward, Transfer, read_result
-from dsn.experiment.run import run
+from dsn.experiment.config.experiment import load
+from dsn.experiment.config.network import build_model
+from dsn.experiment.result.result import Forward, Transfer, read_result
+from dsn.experiment.run.run import run
 from dsn.transfer import ForwardOutcome, TransferOutcome
 
 ROOT = Path(__file__).parents[2]

@@ -6,9 +6,9 @@ import pytest
 from rich.console import Console
 
 import run as command_line
-from dsn.experiment.ablation import AS_IT_IS
-from dsn.experiment.run import run
-from dsn.experiment.settings_ablation import load_settings
+from dsn.experiment.labs.ablation import AS_IT_IS
+from dsn.experiment.labs.settings import load_settings
+from dsn.experiment.run.run import run
 
 CONFIG = """
 stream: {name: split_digits, tasks: 2, classes_per_task: 2, train_per_class: 40}

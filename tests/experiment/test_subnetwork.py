@@ -15,12 +15,12 @@ from torch import nn
 
 import run as command_line
 from dsn.errors import InputError
-from dsn.experiment.build import build_model
-from dsn.experiment.config import load
-from dsn.experiment.costs import flops
-from dsn.experiment.files import MODEL, load_model, save_model
-from dsn.experiment.subnetwork import FORMATS, export_subnetwork
-from dsn.experiment.subnetwork_files import load_subnetwork, reader
+from dsn.experiment.config.experiment import load
+from dsn.experiment.config.network import build_model
+from dsn.experiment.result.costs import flops
+from dsn.experiment.result.files import MODEL, load_model, save_model
+from dsn.experiment.result.subnetwork import FORMATS, export_subnetwork
+from dsn.experiment.result.subnetwork_files import load_subnetwork, reader
 from dsn.masking.records import Lateral
 from tests.nets import learn
 
@@ -176,7 +176,8 @@ def test_a_file_that_computes_something_else_is_not_left(
     small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "dsn.experiment.subnetwork.reader", lambda path, kind: lambda x: reader(path, kind)(x) * 1.01
+        "dsn.experiment.result.subnetwork.reader",
+        lambda path, kind: lambda x: reader(path, kind)(x) * 1.01,
     )
     with pytest.raises(RuntimeError, match="does not compute"):
         export_subnetwork(small, 0, tmp_path / "cut.pt", console=QUIET)

@@ -8,12 +8,12 @@ from rich.console import Console
 
 import run as command_line
 from dsn.errors import InputError
-from dsn.experiment.config import load
-from dsn.experiment.result import read_result
-from dsn.experiment.topology_lab import parse_densities, parse_pruners
-from dsn.experiment.topology_lines import warnings_of
-from dsn.experiment.topology_result import PrunedRun, summarise
-from dsn.experiment.topology_train import make_network, train_pruned
+from dsn.experiment.config.experiment import load
+from dsn.experiment.labs.topology import parse_densities, parse_pruners
+from dsn.experiment.labs.topology_result import PrunedRun, summarise
+from dsn.experiment.labs.topology_train import make_network, train_pruned
+from dsn.experiment.result.result import read_result
+from dsn.experiment.run.topology_lines import warnings_of
 from dsn.pruning import PRUNERS, prune
 from dsn.pruning.layers import weights_of
 from dsn.pruning.start import apply_masks
@@ -182,7 +182,7 @@ def test_a_run_tells_the_topology_of_its_tasks_and_warns_by_name(config, tmp_pat
 
 def test_an_uncountable_backbone_is_said_once_and_hinders_nothing():
     from dsn import mask_neurons
-    from dsn.experiment.topology_lines import TopologyLines
+    from dsn.experiment.run.topology_lines import TopologyLines
 
     class Product(torch.nn.Module):
         def __init__(self):

@@ -16,13 +16,14 @@ from rich.console import Console
 
 from dsn.errors import InputError
 from dsn.evaluation import all_metrics
-from dsn.experiment.ablation import AS_IT_IS, ablation, load_variants
-from dsn.experiment.config import load
-from dsn.experiment.lab_result import Acceptance, Interval, LabResult, Pair, SeedRun, summarise
-from dsn.experiment.quiet import importing_avalanche
-from dsn.experiment.run import run
-from dsn.experiment.seeds import parse_seeds
-from dsn.experiment.transfer_lab import lab, learn_base, try_pairs, whole_run
+from dsn.experiment.base.quiet import importing_avalanche
+from dsn.experiment.config.experiment import load
+from dsn.experiment.config.seeds import parse_seeds
+from dsn.experiment.labs.ablation import AS_IT_IS, ablation, load_variants
+from dsn.experiment.labs.transfer import lab, learn_base, try_pairs, whole_run
+from dsn.experiment.labs.transfer_result import Acceptance, LabResult, Pair, SeedRun, summarise
+from dsn.experiment.result.interval import Interval
+from dsn.experiment.run.run import run
 from dsn.transfer.lab import Trial
 
 ROOT = Path(__file__).parents[2]

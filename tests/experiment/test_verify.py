@@ -17,12 +17,12 @@ from safetensors.torch import load_file, save_file
 
 from dsn import grow
 from dsn.errors import InputError
-from dsn.experiment.certificate import judge
-from dsn.experiment.files import load_model
-from dsn.experiment.result import Row, Transfer, read_result
-from dsn.experiment.run import run
-from dsn.experiment.seal import breaches, sealed
-from dsn.experiment.verify import verify
+from dsn.experiment.result.certificate import judge
+from dsn.experiment.result.files import load_model
+from dsn.experiment.result.result import Row, Transfer, read_result
+from dsn.experiment.result.seal import breaches, sealed
+from dsn.experiment.result.verify import verify
+from dsn.experiment.run.run import run
 from dsn.masking.fingerprint import Fingerprints
 from dsn.storage import checksum
 from tests.experiment.resuming import tiny
@@ -358,7 +358,7 @@ def test_a_crash_has_a_status_of_its_own(copy, main, monkeypatch, capsys):
     def crash(*_):
         raise ZeroDivisionError("oh")
 
-    monkeypatch.setattr("dsn.experiment.verify.row_of", crash)
+    monkeypatch.setattr("dsn.experiment.result.verify.row_of", crash)
     assert main("verify", str(copy)) == 70
     assert "nothing is known of the run: oh" in capsys.readouterr().err
 

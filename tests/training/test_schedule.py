@@ -104,8 +104,8 @@ def test_what_cannot_be_is_refused(schedule, judge, plateau, said):
 def test_every_strategy_ends_a_task_at_the_smallest_rate(name, judge, monkeypatch):
     """Scores that never rise: each phase ends once the rate is below lr_min, long before its epochs do."""
     from benchmarks import streams
-    from dsn.experiment.build import build_strategy
-    from dsn.experiment.config import Config
+    from dsn.experiment.config.experiment import Config
+    from dsn.experiment.run.build import build_strategy
 
     config = Config.model_validate(
         {

@@ -2,8 +2,8 @@
 
 import re
 
-from .figure import Figure
-from .impressions import Pictures
+from .figures.figure import Figure
+from .figures.impressions import Pictures
 from .sections import Block, Code, Folded, StreamReport
 from .source import Source
 from .table import Table

@@ -12,7 +12,7 @@ import numpy as np
 
 from dsn.evaluation.statistics import Estimate, holm, mean_interval, paired_difference
 
-from ..result import Result
+from ..result.result import Result
 from .source import StreamRuns
 
 LEVEL = 0.05

@@ -7,7 +7,7 @@ from importlib.resources import files
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from .palette import DARK, css_name
+from .figures.palette import DARK, css_name
 from .sections import StreamReport
 from .source import Source
 from .tables import ranks_table

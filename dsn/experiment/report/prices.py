@@ -6,13 +6,13 @@ import numpy as np
 
 from dsn.evaluation.statistics import Estimate
 
-from ..result import Result
-from .curves import mean_so_far, no_ticks_above_100
-from .figure import NARROW, Figure, canvas
-from .labels import legend_below
+from ..result.labels import legend_below
+from ..result.result import Result
+from .figures.curves import mean_so_far, no_ticks_above_100
+from .figures.figure import NARROW, Figure, canvas
+from .figures.palette import MUTED, RULE, SERIES, Series
 from .measures import ACC, SECONDS, STORED, Measure, estimate
 from .numbers import shown, shown_estimate
-from .palette import MUTED, RULE, SERIES, Series
 from .source import StreamRuns
 
 if TYPE_CHECKING:

@@ -11,10 +11,10 @@ from pydantic import BaseModel, ConfigDict, Field, RootModel, ValidationError
 
 from dsn.errors import InputError
 
-from ..baselines_config import Name
-from ..problems import nearest
-from ..result import Result
-from ..yaml_file import read_yaml
+from ..config.baselines import Name
+from ..config.problems import nearest
+from ..config.yaml_file import read_yaml
+from ..result.result import Result
 from .measures import MEASURES, estimate
 from .numbers import MISSING, PLUS_MINUS, shown, shown_estimate, signed
 from .source import StreamRuns

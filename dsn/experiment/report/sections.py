@@ -9,14 +9,15 @@ from typing import Any
 
 import yaml
 
-from ..result import Result
-from .curves import accuracy_over_tasks, backward_a_task
-from .figure import Figure
-from .forecast import forecast_table
-from .grids import mean_matrices, neurons, overlap, seed_matrices
-from .impressions import Pictures, make_pictures
+from ..result.result import Result
+from .figures.curves import accuracy_over_tasks, backward_a_task
+from .figures.figure import Figure
+from .figures.forecast import forecast_table
+from .figures.grids import mean_matrices, neurons, overlap, seed_matrices
+from .figures.impressions import Pictures, make_pictures
+from .figures.palette import Series, series_of
+from .figures.topology import room_warnings, topology
 from .numbers import tried_and_accepted
-from .palette import Series, series_of
 from .prices import price, price_of_run
 from .published import Published, published_for, published_table
 from .source import Source, StreamRuns
@@ -30,7 +31,6 @@ from .tables import (
     tuning_table,
 )
 from .texts import Fact, run_facts, run_summary, stream_summary
-from .topology import room_warnings, topology
 
 MOST_ROWS = 30
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from dsn.errors import InputError
 
-from ..comparison import FILE as COMPARISON
-from ..comparison import Comparison, RunEntry, StreamComparison, load_comparison
-from ..result import Result, read_result
+from ..compare.comparison import FILE as COMPARISON
+from ..compare.comparison import Comparison, RunEntry, StreamComparison, load_comparison
+from ..result.result import Result, read_result
 
 RESULT = "result.json"
 

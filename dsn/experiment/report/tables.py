@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from ..comparison import Comparison
-from ..result import Result
-from .curves import backward, forgotten
+from ..compare.comparison import Comparison
+from ..result.result import Result
+from .figures.curves import backward, forgotten
 from .measures import MEASURES, Measure, estimate, shown_measures, winners
 from .numbers import MISSING, shown, shown_bytes, shown_estimate, shown_seconds, signed
 from .source import StreamRuns

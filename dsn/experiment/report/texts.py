@@ -1,7 +1,7 @@
 """The summary of a report in words."""
 
-from ..result import Result
-from .forecast import forecast, scarcest
+from ..result.result import Result
+from .figures.forecast import forecast, scarcest
 from .measures import ACC, MEASURES, STORED, estimate, seconds, stored_bytes, winners
 from .numbers import (
     counted,

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from dsn.errors import InputError
 
-from ..folder import LOCK, OWNER, partial_folder
-from ..paths import as_cell
-from .figure import Figure
-from .impressions import Pictures
+from ..base.folder import LOCK, OWNER, partial_folder
+from ..base.paths import as_cell
+from .figures.figure import Figure
+from .figures.impressions import Pictures
 from .markdown import markdown
 from .page import page
 from .published import load_published

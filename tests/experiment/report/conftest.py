@@ -7,7 +7,7 @@ import pytest
 
 from dsn.evaluation import Neurons, all_metrics
 from dsn.evaluation.topology_tasks import TaskTopology
-from dsn.experiment.comparison import (
+from dsn.experiment.compare.comparison import (
     Comparison,
     RunEntry,
     Statistics,
@@ -15,7 +15,16 @@ from dsn.experiment.comparison import (
     write_comparison,
 )
 from dsn.experiment.report import report
-from dsn.experiment.result import Memory, Metrics, Result, TaskTime, TaskUse, Timings, Transfer, write_result
+from dsn.experiment.result.result import (
+    Memory,
+    Metrics,
+    Result,
+    TaskTime,
+    TaskUse,
+    Timings,
+    Transfer,
+    write_result,
+)
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,7 @@ from dsn.evaluation import all_metrics
 from dsn.experiment.report import report
 from dsn.experiment.report.sections import _provenance
 from dsn.experiment.report.source import load_source
-from dsn.experiment.result import read_result
+from dsn.experiment.result.result import read_result
 
 XHTML = "{http://www.w3.org/1999/xhtml}"
 

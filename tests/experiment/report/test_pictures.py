@@ -7,9 +7,9 @@ import yaml
 from PIL import Image
 from rich.console import Console
 
-from dsn.experiment.config import load
-from dsn.experiment.report.impressions import make_pictures
-from dsn.experiment.run import run
+from dsn.experiment.config.experiment import load
+from dsn.experiment.report.figures.impressions import make_pictures
+from dsn.experiment.run.run import run
 
 TINY = {
     "stream": {"name": "split_digits", "tasks": 2, "train_per_class": 40},

@@ -10,17 +10,17 @@ from hypothesis import strategies as st
 
 from dsn.errors import InputError
 from dsn.evaluation import Neurons
-from dsn.experiment.report.forecast import forecast, scarcest
-from dsn.experiment.report.labels import spread
+from dsn.experiment.report.figures.forecast import forecast, scarcest
+from dsn.experiment.report.figures.palette import DARK, SERIES, series_of
+from dsn.experiment.report.figures.topology import room_warnings, topology
 from dsn.experiment.report.latex import SPECIAL, escape
 from dsn.experiment.report.markdown import escape as escape_markdown
 from dsn.experiment.report.measures import ACC, winners
-from dsn.experiment.report.palette import DARK, SERIES, series_of
 from dsn.experiment.report.published import Protocol, differences, load_published
 from dsn.experiment.report.source import Run, StreamRuns
 from dsn.experiment.report.table import Column, Table, words
-from dsn.experiment.report.topology import room_warnings, topology
-from dsn.experiment.result import TaskUse
+from dsn.experiment.result.labels import spread
+from dsn.experiment.result.result import TaskUse
 
 ROOT = Path(__file__).parents[3]
 

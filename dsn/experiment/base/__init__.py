@@ -1,0 +1,1 @@
+"""Helpers that know nothing of experiments: the console, folders, interrupts."""

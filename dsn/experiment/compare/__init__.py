@@ -1,0 +1,1 @@
+"""A comparison: several strategies over several seeds, tuned alike, and its statistics."""

@@ -1,0 +1,453 @@
+"""The YAML of one experiment as typed blocks. Config objects never leave ``dsn.experiment``."""
+
+from collections.abc import Iterable
+from functools import reduce
+from operator import or_
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import yaml
+from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic_core import PydanticCustomError
+from typing_extensions import Self
+
+from benchmarks.base import StreamConfig
+from benchmarks.streams import STREAMS
+from dsn.errors import InputError
+
+from .baselines import BaselinesConfig, Strategy
+from .blocks import Block, NonNegative, NonNegativeFloat, Positive, PositiveFloat, Probability, Share
+from .optimizers import optimizer_arguments, optimizer_class
+from .problems import nearest, problems
+from .yaml_file import parse, read_yaml
+
+if TYPE_CHECKING:
+    Stream = StreamConfig
+else:
+    Stream = Annotated[reduce(or_, (block for block, _ in STREAMS.values())), Field(discriminator="name")]
+
+
+class MLPConfig(Block):
+    """``dsn.backbones.mlp``; ``widths``: neurons a layer."""
+
+    name: Literal["mlp"] = "mlp"
+    widths: Annotated[list[Positive], Field(min_length=1, max_length=1000)] = [2000, 2000]
+    bias: bool = True
+
+
+class AlexNetConfig(Block):
+    """``dsn.backbones.alexnet``; ``hidden``: units of its two Linears; ``norm``: batch norm a layer."""
+
+    name: Literal["alexnet"] = "alexnet"
+    hidden: Positive = 2048
+    bias: bool = True
+    norm: bool = False
+    dropout: Probability = 0.5
+
+
+class LeNetConfig(Block):
+    """``dsn.backbones.lenet``."""
+
+    name: Literal["lenet"] = "lenet"
+    bias: bool = True
+
+
+class StridedCNNConfig(Block):
+    """``dsn.backbones.strided_cnn``; ``width``: channels of its four convolutions; ``features``: of its
+    Linears."""
+
+    name: Literal["strided_cnn"] = "strided_cnn"
+    width: Positive = 160
+    features: Positive = 640
+    bias: bool = True
+
+
+class SmallCNNConfig(Block):
+    """``dsn.backbones.small_cnn``; ``width``: channels of the first block; ``depth``: convolutions a block;
+    ``features``: of the Linear."""
+
+    name: Literal["small_cnn"] = "small_cnn"
+    width: Positive = 32
+    depth: Annotated[int, Field(gt=0, le=100)] = 1
+    features: Positive = 256
+    bias: bool = True
+    norm: bool = True
+    dropout: Probability = 0.0
+
+
+class ResNet18Config(Block):
+    """``dsn.backbones.resnet18``; ``width``: channels of the first stage; ``pool``: see there."""
+
+    name: Literal["resnet18"] = "resnet18"
+    width: Positive = 64
+    bias: bool = False
+    pool: Literal["global", "2x2"] = "global"
+
+
+class TorchvisionConfig(Block):
+    """Any classifier of torchvision; ``model``: its name there, ``options``: arguments of its builder."""
+
+    name: Literal["torchvision"] = "torchvision"
+    model: str
+    pretrained: bool = False
+    options: dict[str, Any] = {}
+
+
+Backbone = Annotated[
+    MLPConfig
+    | AlexNetConfig
+    | LeNetConfig
+    | SmallCNNConfig
+    | StridedCNNConfig
+    | ResNet18Config
+    | TorchvisionConfig,
+    Field(discriminator="name"),
+]
+
+
+class PlateauConfig(Block):
+    """When ``train.schedule`` is plateau.
+
+    factor: the rate is divided by it
+    patience: after so many epochs in a row without a better validation score
+    lr_min: once the rate is below it the task's epochs end; 0: never
+    """
+
+    factor: Annotated[float, Field(gt=1)] = 3.0
+    patience: Positive = 6
+    lr_min: NonNegativeFloat = 0.0
+
+
+class TrainConfig(Block):
+    """How a task is trained.
+
+    epochs: with the task's gates, ``warmup_epochs`` and ``consolidation_epochs`` not counted
+    warmup_epochs: before them, dense: every neuron is open
+    consolidation_epochs: after them, with the committed mask
+    optimizer: any class of torch.optim in lower case; ``optimizer_args``: its other arguments
+    judge: what an epoch's validation score is: accuracy, or loss (cross-entropy)
+    patience: stop after so many epochs without a better validation score; null: never
+    restore_best: end with the state of the best validation score
+    average_epochs: what is judged and kept is the mean of the weights over the steps of about so many of the
+        last epochs; 0: the weights after the last step
+    precision: bfloat16 runs passes under torch's autocast; weights stay float32 (strategy dsn)
+    channels_last: memory format of convolutions (dsn)
+    compile: training passes through torch.compile (dsn)
+    """
+
+    epochs: Positive = 10
+    warmup_epochs: NonNegative = 0
+    consolidation_epochs: NonNegative = 0
+    batch_size: Positive = 64
+    optimizer: str = "sgd"
+    lr: Annotated[float, Field(gt=0)] = 0.05
+    momentum: Annotated[float, Field(ge=0)] = 0.0
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    optimizer_args: dict[str, Any] = {}
+    schedule: Literal["constant", "cosine", "plateau"] = "constant"
+    plateau: PlateauConfig = PlateauConfig()
+    judge: Literal["accuracy", "loss"] = "accuracy"
+    patience: Positive | None = None
+    restore_best: bool = False
+    average_epochs: NonNegativeFloat = 0.0
+    precision: Literal["float32", "bfloat16"] = "float32"
+    channels_last: bool = False
+    compile: bool = False
+
+    @field_validator("optimizer")
+    @classmethod
+    def _known_optimizer(cls, name: str) -> str:
+        optimizer_class(name)
+        return name
+
+    @model_validator(mode="after")
+    def _optimizer_takes_its_arguments(self) -> Self:
+        try:
+            optimizer_arguments(
+                self.optimizer,
+                lr=self.lr,
+                momentum=self.momentum,
+                weight_decay=self.weight_decay,
+                extra=self.optimizer_args,
+            )
+        except InputError as error:
+            raise _wrong(*str(error).split(": ", 1)) from error
+        return self
+
+
+class InitialConfig(Block):
+    """Neurons that a task starts with, ``dsn.masking.initial``; training may still change the choice.
+
+    choice: all leaves it to the gate logits; widths: the same share of each layer; regular: as many neurons
+        in each; npb: widths that balance nodes and paths; all three cost at most the edges of ``widths``
+    share: of a layer's neurons
+    reuse: share of them that are used ones, as far as there are any
+    he: draw plastic weights between them anew, scaled by the active fan-in; far larger than torch's own
+        initial weights, so it may need a smaller train.lr
+    """
+
+    choice: Literal["all", "widths", "regular", "npb"] = "all"
+    share: Share = 0.5
+    reuse: Annotated[float, Field(ge=0, le=1)] = 0.5
+    he: bool = False
+
+
+class SelectionConfig(Block):
+    """How neurons are selected.
+
+    sparsity: weight of the sparsity term in the loss, eta
+    s_max: largest annealing scale
+    annealing: the scale goes from 1/s_max to s_max within each epoch, or once over the task
+    logit_mean, logit_std: gate logits start from N(mean, std)
+    budget: a task selects at most this share of a layer's neurons; for all layers, or {layer path: share}
+    planned_tasks: how many tasks shall share the network's edges evenly, which limits the fresh neurons of
+        each; it starts with them and all used ones; stream: as many as the stream has; null: no plan
+    growth: neurons added to a layer that runs out of free ones; 0: none
+    edges: none: neurons alone are selected. own_and_read: a task owns the fresh neurons that planned_tasks
+        gives it, their weights learn, and packed bits choose which other weights it reads; own_and_sign: the
+        bits choose their signs; own: it reads all as they are
+    score_lr_factor: the scores of edges learn at train.lr times this
+    initial: neurons that a task starts with
+    """
+
+    sparsity: Annotated[float, Field(ge=0)] = 0.75
+    s_max: Annotated[float, Field(gt=1)] = 400.0
+    annealing: Literal["epoch", "task"] = "epoch"
+    logit_mean: float = 0.0
+    logit_std: Annotated[float, Field(ge=0)] = 1.0
+    budget: Share | dict[str, Share] | None = None
+    planned_tasks: Positive | Literal["stream"] | None = None
+    growth: NonNegative = 0
+    edges: Literal["none", "own_and_read", "own_and_sign", "own"] = "none"
+    score_lr_factor: Annotated[float, Field(gt=0)] = 10.0
+    initial: InitialConfig = InitialConfig()
+
+
+class ReplayConfig(Block):
+    """Arguments of ``dsn.replay.synthesise``; used only where transfer or its acceptance needs impressions.
+
+    generator: a name in ``dsn.replay.GENERATORS``
+    images: impressions of a task, at least one a class
+    steps, lr: of Adam
+    temperature: divides the logits
+    beta: scale of the soft targets' Dirichlet concentration
+    statistics_weight, tv_weight: of the activation statistics and the total variation
+    jitter, flip: pixels an image is shifted by at most, and whether it is mirrored, before each step
+    batch_size: impressions optimised at once
+    """
+
+    generator: str = "statistics"
+    images: Positive = 200
+    steps: Positive = 150
+    lr: Annotated[float, Field(gt=0)] = 0.1
+    temperature: Annotated[float, Field(gt=0)] = 2.0
+    beta: Annotated[float, Field(gt=0)] = 1.0
+    statistics_weight: Annotated[float, Field(ge=0)] = 1.0
+    tv_weight: Annotated[float, Field(ge=0)] = 0.1
+    jitter: NonNegative = 1
+    flip: bool = False
+    batch_size: Positive = 100
+
+    @field_validator("generator")
+    @classmethod
+    def _known_generator(cls, name: str) -> str:
+        from dsn.replay import GENERATORS
+
+        return _known(name, GENERATORS)
+
+
+class TransferConfig(Block):
+    """Transfer between tasks; it needs validation data (``stream.validation``) to judge by.
+
+    forward: how many earlier tasks, most similar first, a new one may read features of; 0: none
+    tasks: how many earlier tasks, most similar first, may gain from a task once it is learnt; 0: none
+    mechanism: how they gain, a name in ``dsn.transfer.MECHANISMS``
+    acceptance: what decides whether the change is kept, a name in ``dsn.transfer.ACCEPTANCE``
+    """
+
+    forward: NonNegative = 8
+    tasks: NonNegative = 3
+    mechanism: str = "correspondence"
+    acceptance: str = "closeness"
+
+    @field_validator("mechanism")
+    @classmethod
+    def _known_mechanism(cls, name: str) -> str:
+        from dsn.transfer import MECHANISMS
+
+        return _known(name, MECHANISMS)
+
+    @field_validator("acceptance")
+    @classmethod
+    def _known_acceptance(cls, name: str) -> str:
+        from dsn.transfer import ACCEPTANCE
+
+        return _known(name, ACCEPTANCE)
+
+
+class EvaluationConfig(Block):
+    """Runs made for comparison only.
+
+    independent: also train one dense network a task, for ``fwt_independent`` and ``trans``
+    random: also evaluate untrained networks and the next task, for ``fwt_random``
+    """
+
+    independent: bool = False
+    random: bool = False
+
+
+class CheckpointConfig(Block):
+    """When a run keeps its state, so that ``run.py run ... --resume`` can go on; both null: at signals alone.
+
+    minutes: after so many minutes
+    iterations: after so many training iterations
+    """
+
+    minutes: PositiveFloat | None = 10.0
+    iterations: Positive | None = None
+
+
+class Config(Block):
+    """One experiment.
+
+    strategy: dsn or one of ``dsn.baselines.STRATEGIES``; ``baselines`` has their hyper-parameters
+    device: auto takes a GPU if there is one; else as torch names it, e.g. cpu or cuda:1
+    threads: CPU threads of torch; null leaves torch's own choice
+    tensorboard: also write logs for TensorBoard, by Avalanche's logger, into the folder of the run
+    """
+
+    stream: Stream
+    backbone: Backbone = MLPConfig()
+    train: TrainConfig = TrainConfig()
+    selection: SelectionConfig = SelectionConfig()
+    replay: ReplayConfig = ReplayConfig()
+    transfer: TransferConfig = TransferConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    strategy: Strategy = "dsn"
+    baselines: BaselinesConfig = BaselinesConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    device: str = "auto"
+    threads: Annotated[int, Field(gt=0, le=1024)] | None = None
+    tensorboard: bool = False
+
+    @field_validator("device")
+    @classmethod
+    def _known_device(cls, device: str) -> str:
+        import torch
+
+        if device != "auto":
+            try:
+                torch.device(device)
+            except RuntimeError:
+                raise ValueError(f"unknown {device!r}, e.g. auto, cpu, cuda, cuda:1, mps") from None
+        return device
+
+    @model_validator(mode="after")
+    def _validation_where_needed(self) -> Self:
+        needing = {
+            "patience": self.train.patience is not None,
+            "restore_best": self.train.restore_best,
+            "schedule": self.train.schedule == "plateau",
+        }
+        for key, needed in needing.items():
+            if needed and self.stream.validation == 0:
+                raise _wrong(f"train.{key}", "needs a validation split: set stream.validation, e.g. 0.1")
+        return self
+
+    @model_validator(mode="after")
+    def _edges_go_with_the_rest(self) -> Self:
+        selection = self.selection
+        if selection.edges == "none" or self.strategy != "dsn":
+            return self
+        if selection.planned_tasks is None:
+            raise _wrong("selection.planned_tasks", "edges need it, to share the neurons: e.g. stream")
+        if selection.budget is not None:
+            raise _wrong(
+                "selection.budget", "edges choose what a task reads, the plan what it owns: leave it out"
+            )
+        if selection.initial.choice != "all" or selection.initial.he:
+            raise _wrong(
+                "selection.initial", "chooses by gates that learn, which edges have not: leave it out"
+            )
+        if self.transfer.mechanism == "gates":
+            raise _wrong(
+                "transfer.mechanism", "gates changes masks, which say who owns a weight: take another"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _references_have_a_use(self) -> Self:
+        useless = {
+            ("independent", "independent"): "independent networks transfer nothing, set it to false",
+            ("independent", "random"): "independent networks transfer nothing, set it to false",
+            ("joint", "random"): "joint training knows no order of tasks, set it to false",
+        }
+        for key, wanted in self.evaluation:
+            if wanted and (self.strategy, key) in useless:
+                raise _wrong(f"evaluation.{key}", useless[self.strategy, key])
+        return self
+
+
+def load(path: Path, overrides: list[str] | None = None) -> Config:
+    """The config in the YAML file ``path``, with ``a.b=value`` overrides put in, later ones last.
+
+    Raises InputError for a missing file, YAML that cannot be read, and all wrong keys and values at once,
+    one line each.
+    """
+    values = read_yaml(path)
+    origins: dict[str, str] = {}
+    wrong: list[str] = []
+    for override in overrides or []:
+        try:
+            origins[_put(values, override)] = f"--set {override}"
+        except InputError as error:
+            wrong.append(f"--set {override}: {error}")
+    try:
+        config = Config.model_validate(values)
+    except ValidationError as error:
+        wrong += [f"{_origin(key, origins) or path}: {key}: {text}" for key, text in problems(error, Config)]
+    if wrong:
+        raise InputError("\n".join(wrong))
+    return config
+
+
+def dump(config: Config) -> str:
+    """The resolved config as YAML that :func:`load` reads back."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, default_flow_style=False)
+
+
+def _put(values: dict[str, Any], override: str) -> str:
+    """Put ``a.b=value`` into ``values`` and return ``a.b``."""
+    key, equals, text = override.partition("=")
+    parts = key.strip().split(".")
+    if not equals or not all(parts):
+        raise InputError("must be key=value, e.g. train.epochs=5")
+    value = parse(text, "the value")
+    here = values
+    for depth, part in enumerate(parts[:-1], start=1):
+        inner = here.setdefault(part, {})
+        if not isinstance(inner, dict):
+            raise InputError(f"'{'.'.join(parts[:depth])}' is {inner!r}, not a block of keys")
+        here = inner
+    here[parts[-1]] = value
+    return ".".join(parts)
+
+
+def _origin(key: str, origins: dict[str, str]) -> str | None:
+    """The override that set ``key`` or a block that ``key`` lies in."""
+    holders = [origin for put, origin in origins.items() if f"{key}.".startswith(f"{put}.")]
+    return holders[-1] if holders else None
+
+
+def _known(name: str, known: Iterable[str]) -> str:
+    """``name`` where it is among ``known``; a ValueError with the nearest one otherwise."""
+    known = list(known)
+    if name not in known:
+        raise ValueError(f"unknown {name!r}{nearest(name, known)}")
+    return name
+
+
+def _wrong(key: str, text: str) -> PydanticCustomError:
+    """An error of the key ``key``, a dotted path from the block whose validator raises it."""
+    return PydanticCustomError("wrong_key", "{text}", {"key": key, "text": text})

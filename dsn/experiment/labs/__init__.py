@@ -1,0 +1,1 @@
+"""Measurements that are no runs: transfer beside its controls, ablations, topology."""

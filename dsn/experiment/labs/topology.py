@@ -1,0 +1,206 @@
+"""The topology lab: what masks chosen before training are worth on one task, beside their nodes and paths."""
+
+import copy
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+
+from benchmarks import streams
+from dsn.errors import InputError
+from dsn.evaluation.topology import Topology, topology
+from dsn.pruning import PRUNERS, prune
+from dsn.pruning.layers import weights_of
+from dsn.pruning.start import apply_masks
+from dsn.training.loader import read_samples
+
+from ..base.console import make_console, say, show_table
+from ..base.folder import output_folder
+from ..config.experiment import Config, dump
+from ..config.faults import explained
+from ..config.machine import environment, seed_everything, set_up
+from ..config.problems import nearest
+from ..result.result import write_whole
+from .topology_picture import draw_topology
+from .topology_result import DENSE, HEAD, PrunedRun, TopologyResult, markdown, sentences, summarise, table
+from .topology_train import accuracy_of, make_network, refuse_untrainable, train_pruned
+
+SCORED = 10  # samples a class that snip scores weights by
+
+
+def topology_lab(
+    config: Config,
+    pruners: list[str],
+    densities: list[float],
+    seeds: list[int],
+    out: Path | None = None,
+    *,
+    task: int = 0,
+    rescale: bool = False,
+    npb: Mapping[str, float] | None = None,
+    name: str = "run",
+    command: str = "",
+    console: Console | None = None,
+) -> tuple[TopologyResult, Path]:
+    """Prune and train one network a pruner, density and seed; return the result and the folder written.
+
+    All networks of a seed start from the same weights and see the same batches; the dense one is trained too.
+    ``magnitude`` reads its mask off the trained dense network and starts anew from the same initial weights
+    (Frankle and Carbin 2019).
+
+    Args:
+        config: from :func:`dsn.experiment.config.experiment.load`; its strategy and seed are not used.
+        out: the folder to write, new or empty; by default a fresh ``results/<name>-topology``.
+        task: which task of the stream.
+        rescale: start from weights rescaled to each neuron's active fan-in (``apply_masks``).
+        npb: alpha and beta of Node-Path Balancing.
+
+    Raises:
+        InputError: what cannot be trained, or a task that the stream does not have. Nothing is left then.
+    """
+    refuse_untrainable(config)
+    if not 0 <= task < config.stream.tasks:
+        raise InputError(f"--task {task}: the stream has tasks 0 to {config.stream.tasks - 1}")
+    console = console or make_console()
+    started, runs = time.perf_counter(), []
+    with output_folder(out, f"{name}-topology") as (folder, target), explained(config):
+        for seed in seeds:
+            settings = config.model_copy(update={"seed": seed})
+            runs += _one_seed(settings, pruners, densities, task, rescale, npb or {}, console)
+        rows, principle = summarise(runs)
+        dense = next(run for run in runs if run.pruner == DENSE)
+        result = TopologyResult(
+            command=command,
+            config=config.model_dump(mode="json"),
+            task=task,
+            seeds=seeds,
+            rescaled=rescale,
+            nodes=dense.effective_nodes,
+            parameters=dense.live_parameters,
+            rows=rows,
+            principle=principle,
+            runs=runs,
+            seconds=time.perf_counter() - started,
+            environment=environment(set_up(config)),
+        )
+        text = json.dumps(result.model_dump(mode="json"), indent=2, allow_nan=False)
+        write_whole(folder / "topology.json", text + "\n")
+        write_whole(folder / "topology.md", markdown(result))
+        write_whole(folder / "config.yaml", dump(config))
+        draw_topology(result, folder / "topology.png")
+    _show(console, result)
+    say(console, f"written to {target}")
+    return result, target
+
+
+def parse_densities(text: str) -> list[float]:
+    """The densities in ``0.1,0.01``. Raises InputError unless they are different numbers in (0, 1)."""
+    try:
+        found = [float(part) for part in text.split(",")]
+    except ValueError:
+        raise InputError(f"--densities {text}: must be numbers with commas between, e.g. 0.1,0.01") from None
+    if any(not 0 < density < 1 for density in found):
+        raise InputError(f"--densities {text}: every density must lie between 0 and 1, e.g. 0.1")
+    if len(set(found)) < len(found):
+        raise InputError(f"--densities {text}: a density stands twice")
+    return found
+
+
+def parse_pruners(text: str) -> list[str]:
+    """The names in ``random,npb``. Raises InputError for an unknown one, or one that stands twice."""
+    found = text.split(",")
+    for name in found:
+        if name not in PRUNERS:
+            raise InputError(f"--pruners: unknown {name!r}{nearest(name, list(PRUNERS))}")
+    if len(set(found)) < len(found):
+        raise InputError(f"--pruners {text}: a pruner stands twice")
+    return found
+
+
+def _one_seed(
+    config: Config,
+    pruners: list[str],
+    densities: list[float],
+    task: int,
+    rescale: bool,
+    npb: Mapping[str, float],
+    console: Console,
+) -> list[PrunedRun]:
+    device = set_up(config)
+    benchmark = streams.build(config.stream, config.seed)
+    x, y = (t.to(device) for t in read_samples(benchmark.train_stream[task].dataset.eval()))
+    test = tuple(t.to(device) for t in read_samples(benchmark.test_stream[task].dataset.eval()))
+    seed_everything(config.seed)
+    start = make_network(config, x.shape[1:], int(y.max()) + 1).to(device)
+    shape, scored = (1, *x.shape[1:]), _few_a_class(x, y)
+    everything = {p: torch.ones_like(w, dtype=torch.bool) for p, w in weights_of(start).items()}
+
+    def trained(masks: Mapping[str, Tensor]) -> nn.Module:
+        network = copy.deepcopy(start)
+        apply_masks(network, masks, rescale=rescale)
+        train_pruned(network, masks, x, y, config)
+        return network
+
+    def tell(pruner: str, density: float, network: nn.Module, found: Topology, seconds: float) -> PrunedRun:
+        run = PrunedRun(
+            seed=config.seed,
+            pruner=pruner,
+            density=density,
+            accuracy=accuracy_of(network, *test),
+            live_parameters=found.live_parameters,
+            effective_parameters=found.effective_parameters,
+            effective_kernels=found.effective_kernels,
+            effective_nodes=found.effective_nodes,
+            log10_paths=found.log10_paths,
+            collapsed=found.collapsed,
+            seconds=seconds,
+        )
+        lost = f"  collapsed: {', '.join(run.collapsed)}" if run.collapsed else ""
+        say(
+            console,
+            f"seed {config.seed}  {density:.2%}  {pruner}: accuracy {run.accuracy:.2%}, "
+            f"{run.effective_nodes} nodes  {seconds:.1f} s{lost}",
+        )
+        return run
+
+    began = time.perf_counter()
+    dense = trained(everything)
+    found = topology(start, everything, shape)
+    runs = [tell(DENSE, 1.0, dense, found, time.perf_counter() - began)]
+    for density in densities:
+        for pruner in pruners:
+            began = time.perf_counter()
+            source = dense if pruner == "magnitude" else start
+            options = npb if pruner == "npb" else {}
+            masks = prune(
+                source, density, pruner, input_shape=shape, samples=scored, seed=config.seed, **options
+            )
+            network = trained(masks)
+            runs.append(
+                tell(pruner, density, network, topology(start, masks, shape), time.perf_counter() - began)
+            )
+    return runs
+
+
+def _few_a_class(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """The first samples of each class."""
+    rows = torch.cat([y.eq(label).nonzero().flatten()[:SCORED] for label in y.unique()])
+    return x[rows], y[rows]
+
+
+def _show(console: Console, result: TopologyResult) -> None:
+    shown = Table(box=box.SIMPLE, padding=(0, 1, 0, 0))
+    for index, name in enumerate(HEAD):
+        shown.add_column(name, justify="left" if index == 1 else "right", no_wrap=index != len(HEAD) - 1)
+    for row in table(result):
+        shown.add_row(*row)
+    console.print()
+    show_table(console, shown)
+    for sentence in sentences(result):
+        say(console, sentence)

@@ -1,0 +1,227 @@
+"""One run's result: what ``result.json`` holds, written and read. docs/result.md describes every field."""
+
+import csv
+import io
+import json
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from dsn.errors import InputError
+from dsn.evaluation.capacity import Neurons
+from dsn.evaluation.metrics import Matrix, as_matrix
+from dsn.evaluation.topology_tasks import TaskTopology
+from dsn.masking.fingerprint import Fingerprint
+from dsn.storage import write_bytes
+
+from ..config.problems import describe
+
+FORMAT_VERSION: Final = 1
+RESULT = "result.json"
+
+
+class Part(BaseModel):
+    """What every part of the result has in common: no unknown fields, no changes after the fact."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Metrics(Part):
+    """The metrics of :mod:`dsn.evaluation.metrics`; None where the runs they need were not made."""
+
+    acc: float
+    bwt: float | None
+    forgetting: float | None
+    learning_accuracy: float
+    fwt_random: float | None
+    fwt_independent: float | None
+    trans: float | None
+
+
+class TaskUse(Part):
+    """What one task uses of the network."""
+
+    task: int
+    neurons: dict[str, Neurons]
+    """by layer path, in forward order, as counted at the task's commit"""
+    mask_bytes: int
+    similarity: list[float]
+    """to each task, in order: cosine of the masks a layer, geometric mean over the layers"""
+    jaccard: dict[str, list[float]]
+    """by layer path: shared over used neurons, with each task in order"""
+    topology: TaskTopology | None = None
+    """None in older files, and where branches of the backbone meet in a product"""
+
+
+class Transfer(Part):
+    """One attempt at backward transfer: a ``dsn.transfer.TransferOutcome``."""
+
+    task: int
+    source: int
+    mechanism: str
+    similarity: float
+    neurons: int
+    accepted: bool
+    reason: str
+    measures: dict[str, float | None]
+    """every number that the decision used; None where it is not finite"""
+
+    @field_validator("measures", mode="before")
+    @classmethod
+    def _finite(cls, measures: dict[str, float | None]) -> dict[str, float | None]:
+        return {
+            name: value if value is not None and np.isfinite(value) else None
+            for name, value in measures.items()
+        }
+
+
+class Forward(Part):
+    """What a task reads from earlier tasks: a ``dsn.transfer.ForwardOutcome``."""
+
+    task: int
+    sources: list[int]
+    weight: float
+    """of the earlier tasks' features in its logits; 0: nothing is read"""
+    loss_before: float
+    loss_after: float
+
+
+class Memory(Part):
+    """What a strategy has to keep to answer for its tasks and to learn the next one."""
+
+    bytes_per_task: list[int]
+    """in the order of learning: mask bits, head, norm state and whatever else belongs to one task alone"""
+    shared_bytes: int
+    """state beside the backbone's weights that no one task owns: importances, a copy of the old network"""
+    stored_samples: int
+    """training samples kept for later tasks"""
+    stored_sample_bytes: int
+    backbone_bytes: int | None = None
+    """of the weights of one dense backbone's layers; None in older files"""
+    used_bytes: int | None = None
+    """of them, those that some task uses and no seed gives again; 0 where tasks have networks of their own"""
+
+
+class Row(Part):
+    """Hashes of the tasks learnt so far, taken after the last of ``tasks``; one entry a task, in order."""
+
+    tasks: list[int]
+    weights: list[str]
+    reads: list[str]
+    logits: list[str]
+    levels: list[float | None] = Field(default_factory=list)
+    """of the logits: what is equal but for rounding has nearly the same; empty in older files"""
+
+    def of(self, task: int) -> Fingerprint:
+        """The hashes of one task."""
+        place = self.tasks.index(task)
+        level = self.levels[place] if self.levels else None
+        return Fingerprint(self.weights[place], self.reads[place], self.logits[place], level)
+
+
+class Seal(Part):
+    """Digests of the run's files, see :mod:`dsn.experiment.result.seal`."""
+
+    files: dict[str, str]
+    rows: list[str]
+    result: str
+
+
+class TaskTime(Part):
+    """Wall-clock seconds of one task."""
+
+    train: float
+    evaluate: float
+
+
+class Timings(Part):
+    """Wall-clock seconds; ``total`` is from the first stream to the last evaluation."""
+
+    total: float
+    tasks: list[TaskTime]
+    references: float
+    """independent networks, for the metrics that compare with them"""
+
+
+class Result(Part):
+    """A finished run. ``timings`` and ``environment`` alone differ between runs of one config and seed."""
+
+    format_version: Literal[1] = FORMAT_VERSION
+    config: dict[str, Any]
+    seed: int
+    accuracy_matrix: list[list[float | None]]
+    metrics: Metrics
+    tasks: list[TaskUse]
+    independent: list[float] | None = None
+    transfers: list[Transfer] = Field(default_factory=list)
+    forward_transfers: list[Forward] = Field(default_factory=list)
+    memory: Memory | None = None
+    """None in files written before it was measured"""
+    certificate: list[Row] | None = None
+    """one row a task; None in older files, and where the strategy has no masks over neurons"""
+    timings: Timings
+    environment: dict[str, Any]
+    seal: Seal | None = None
+    """None in older files"""
+
+    @field_validator("accuracy_matrix")
+    @classmethod
+    def _valid_matrix(cls, rows: list[list[float | None]]) -> list[list[float | None]]:
+        if len({len(row) for row in rows}) != 1:
+            raise ValueError("rows of different lengths")
+        as_matrix(rows)
+        return rows
+
+    @property
+    def matrix(self) -> Matrix:
+        """The accuracy matrix [T, T], NaN where not evaluated."""
+        return as_matrix(self.accuracy_matrix)
+
+
+def matrix_as_lists(matrix: Matrix) -> list[list[float | None]]:
+    """The matrix for JSON: None where it is NaN."""
+    return [[None if np.isnan(value) else float(value) for value in row] for row in matrix]
+
+
+def write_result(result: Result, path: Path) -> None:
+    """Write ``result`` as JSON, floats at full precision; the file appears whole or not at all."""
+    write_whole(path, json.dumps(result.model_dump(mode="json"), indent=2, allow_nan=False) + "\n")
+
+
+def read_result(path: Path) -> Result:
+    """The result in the file ``path``.
+
+    Raises InputError for a missing file, text that is not JSON, another format version or a wrong field.
+    """
+    try:
+        if path.exists() and not path.is_file():  # a pipe would be waited for
+            raise OSError("is no file")
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; a finished run writes it") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{path}: not a readable result.json: {error}") from error
+    version = values.get("format_version") if isinstance(values, dict) else None
+    if version != FORMAT_VERSION:
+        raise InputError(f"{path}: format_version is {version!r}, this version reads {FORMAT_VERSION}")
+    try:
+        return Result.model_validate(values)
+    except ValidationError as error:
+        raise InputError("\n".join(f"{path}: {line}" for line in describe(error, Result))) from error
+
+
+def matrix_csv(matrix: Matrix) -> str:
+    """The matrix as CSV: one line a row, ``after_task`` first; empty where not evaluated."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["after_task", *(f"task_{k}" for k in range(len(matrix)))])
+    for i, row in enumerate(matrix_as_lists(matrix)):
+        writer.writerow([i, *("" if value is None else repr(value) for value in row)])
+    return text.getvalue()
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write ``text`` into a temporary file beside ``path``, then rename it to ``path``."""
+    write_bytes(path, text.encode())
