@@ -1,12 +1,15 @@
-"""Data-free subnetworks: continual learning that never forgets, and learns backwards."""
+"""Data-free subnetworks: continual learning that never forgets, and learns backwards.
 
+Names are imported when they are first used: torch takes a second and Avalanche several.
+"""
+
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from . import backbones
-from .errors import InputError
-from .masking import MaskedModel, ProtectedWeights, grow, mask_neurons, sparsity
-
 if TYPE_CHECKING:
+    from . import backbones
+    from .errors import InputError
+    from .masking import MaskedModel, ProtectedWeights, grow, mask_neurons, sparsity
     from .training import DSN
 
 __all__ = [
@@ -20,10 +23,16 @@ __all__ = [
     "sparsity",
 ]
 
+_PLACES = {"DSN": "training", "InputError": "errors"}
+
 
 def __getattr__(name: str) -> Any:
-    if name == "DSN":  # importing Avalanche takes seconds, and masking needs none of it
-        from .training import DSN
-
-        return DSN
+    if name == "backbones":
+        return import_module(".backbones", __name__)
+    if name in __all__:
+        return getattr(import_module(f".{_PLACES.get(name, 'masking')}", __name__), name)
     raise AttributeError(f"module 'dsn' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

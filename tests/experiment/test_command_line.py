@@ -3,6 +3,7 @@
 import importlib.util
 import io
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -48,8 +49,7 @@ def main():
     print("spoken \\udcff é" * 10_000)
     open("done", "w").close()
     return 0
-module.main = main
-sys.exit(module._command_line())
+sys.exit(module.with_standard_streams(main))
 """
 
 
@@ -88,6 +88,21 @@ def test_before_the_installation_it_is_one_sentence(arguments):
     assert done.returncode == 2 and done.stdout == ""
     assert len(done.stderr.splitlines()) == 1
     assert "is missing; install what this needs with pip install -e ." in done.stderr
+
+
+def test_the_command_dsn_is_the_same_and_calls_itself_so(tmp_path):
+    scripts = re.search(r'\[project.scripts\]\ndsn = "([\w.]+):(\w+)"', (ROOT / "pyproject.toml").read_text())
+    module, name = scripts.groups()
+    code = f"import sys; from {module} import {name}; sys.exit({name}())"
+
+    def dsn(*arguments):
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        command = [sys.executable, "-c", code, *arguments]
+        return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+
+    assert dsn("compare", "--help").stdout.startswith("usage: dsn compare")
+    failed = dsn("run", "no.yaml")
+    assert failed.returncode == 2 and failed.stderr.startswith("error: no.yaml")
 
 
 # ---- signals ---------------------------------------------------------------------------------------------

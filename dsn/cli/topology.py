@@ -1,0 +1,64 @@
+"""``topology``."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from .options import add_config, device, shown
+
+
+def add(commands: Any) -> None:
+    """Its parser."""
+    command = commands.add_parser(
+        "topology", help="masks chosen before training: accuracy beside effective nodes and paths"
+    )
+    command.set_defaults(do=do)
+    add_config(command)
+    command.add_argument("--densities", default="0.1,0.03,0.01", metavar="D,D,...", help="0.1,0.03,0.01")
+    command.add_argument(
+        "--pruners",
+        default="random,regular,narrow,synflow,npb,snip,magnitude",
+        metavar="NAME,NAME,...",
+        help="default: random,regular,narrow,synflow,npb,snip,magnitude",
+    )
+    command.add_argument("--seeds", default="0,1,2,3,4", metavar="N,N,...", help="default: 0,1,2,3,4")
+    command.add_argument("--task", type=int, default=0, metavar="N", help="of the stream; default: 0")
+    command.add_argument(
+        "--rescale", action="store_true", help="start from weights scaled to each neuron's active fan-in"
+    )
+    command.add_argument("--alpha", type=float, default=0.01, metavar="A", help="of npb, nodes; 0.01")
+    command.add_argument("--beta", type=float, default=1.0, metavar="B", help="of npb, kernels; 1")
+    command.add_argument(
+        "--out", type=Path, metavar="DIR", help="new or empty folder; default: results/<config>-topology"
+    )
+
+
+def do(options: argparse.Namespace, words: list[str]) -> None:
+    """Its call."""
+    from ..experiment.config.experiment import load
+    from ..experiment.config.seeds import parse_seeds
+    from ..experiment.config.unused import say_unused
+
+    seeds = parse_seeds(options.seeds)
+    say_unused(options.config, options.overrides, "topology", seeds)
+    config = load(options.config, [*options.overrides, *device(options)])
+
+    from ..experiment.base.quiet import importing_avalanche
+
+    with importing_avalanche():
+        from ..experiment.labs.topology import parse_densities, parse_pruners, topology_lab
+
+    topology_lab(
+        config,
+        parse_pruners(options.pruners),
+        parse_densities(options.densities),
+        seeds,
+        options.out,
+        task=options.task,
+        rescale=options.rescale,
+        npb={"alpha": options.alpha, "beta": options.beta},
+        name=options.config.stem,
+        command=shown(words),
+    )
