@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.decoding import decode_images
+from benchmarks.images.decoding import decode_images
 from benchmarks.splitting import pick_rows
 from benchmarks.tasks import Images
 from dsn.errors import InputError

@@ -29,7 +29,7 @@ class ImageFolderConfig(ClassSplitConfig):
     image_size: pixels a side; other shapes are cropped to the central square and scaled
     test_share: for one folder root/<class>/*: share in (0, 1) of each class that becomes the test images,
         the same ones for every seed
-    cache: see ``benchmarks.decoding``
+    cache: see ``benchmarks.images.decoding``
     """
 
     name: Literal["image_folder"] = "image_folder"
@@ -98,7 +98,7 @@ def _load_one_folder(config: ImageFolderConfig, root: Path) -> Images:
 def _decode(config: ImageFolderConfig, files: dict[str, list[Path]]) -> tuple[torch.Tensor, torch.Tensor]:
     import torch
 
-    from benchmarks.decoding import decode_images
+    from benchmarks.images.decoding import decode_images
 
     x = decode_images(
         [path for paths in files.values() for path in paths],
@@ -111,7 +111,7 @@ def _decode(config: ImageFolderConfig, files: dict[str, list[Path]]) -> tuple[to
 
 
 def _names(files: dict[str, list[Path]]) -> list[str]:
-    from benchmarks.pixels import shown
+    from benchmarks.images.pixels import shown
 
     return [shown(Path(name)) for name in files]
 
@@ -144,7 +144,7 @@ def _image_files(folder: Path, left: Counter[str]) -> list[Path]:
     """The images in ``folder``, sorted; what is left out is counted in ``left``."""
 
     def refuse(error: OSError) -> None:
-        from benchmarks.pixels import shown
+        from benchmarks.images.pixels import shown
         from dsn.errors import InputError
 
         raise InputError(f"cannot read the folder {shown(Path(error.filename))} ({error.strerror})")
@@ -168,7 +168,7 @@ def _subfolders(folder: Path) -> Sequence[Path]:
 def _tell(folder: Path, left: Counter[str]) -> None:
     counts = [f"{count} {kind}" for kind, count in left.items() if count]
     if counts:
-        from benchmarks.pixels import shown
+        from benchmarks.images.pixels import shown
 
         warnings.warn(f"{shown(folder)}: left out {', '.join(counts)}", stacklevel=2)
 

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class SplitTinyImageNetConfig(ClassSplitConfig):
-    """``root``: see ``benchmarks.classic_data``. ``cache``: see ``benchmarks.decoding``."""
+    """``root``: see ``benchmarks.classic_data``. ``cache``: see ``benchmarks.images.decoding``."""
 
     name: Literal["split_tinyimagenet"] = "split_tinyimagenet"
     tasks: Count = 20

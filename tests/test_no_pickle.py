@@ -14,7 +14,7 @@ import torch
 import yaml
 from rich.console import Console
 
-from benchmarks import decoding
+from benchmarks.images import decoding
 from dsn import InputError, backbones, mask_neurons
 from dsn.baselines import MemoryUse
 from dsn.experiment.compare import work as compare_job

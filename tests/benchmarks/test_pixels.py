@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 
 from benchmarks import image_folder
-from benchmarks.decoding import decode_images
 from benchmarks.image_folder import ImageFolderConfig
+from benchmarks.images.decoding import decode_images
 from dsn.errors import InputError
 
 RAMP = np.linspace(0, 1, 256).reshape(16, 16)

@@ -8,9 +8,10 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmarks import decoding, image_folder
-from benchmarks.decoding import decode_images
+from benchmarks import image_folder
 from benchmarks.image_folder import ImageFolderConfig
+from benchmarks.images import decoding
+from benchmarks.images.decoding import decode_images
 from dsn.errors import InputError
 
 

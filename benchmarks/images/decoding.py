@@ -19,7 +19,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from benchmarks.pixels import read_pixels, refuse_special, shown, unreadable
+from benchmarks.images.pixels import read_pixels, refuse_special, shown, unreadable
 from dsn.errors import InputError
 from dsn.memory import memory_bytes
 
