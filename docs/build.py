@@ -20,7 +20,8 @@ import dsn
 ROOT = Path(__file__).parents[1]
 GUIDES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 PAGE = """<!doctype html><meta charset="utf-8"><title>{title}</title>
-<style>body{{font:16px/1.5 sans-serif;max-width:60em;margin:2em auto;padding:0 1em}}pre,code{{background:#f4f4f4}}
+<style>body{{font:16px/1.5 sans-serif;max-width:60em;margin:2em auto;padding:0 1em}}
+pre,code{{background:#f4f4f4}}
 pre{{padding:.7em;overflow:auto}}table{{border-collapse:collapse;display:block;overflow:auto}}
 td,th{{border-bottom:1px solid #ddd;padding:.2em .7em;text-align:left}}nav a{{margin-right:1em}}</style>
 <nav>{links}</nav>
