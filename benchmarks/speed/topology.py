@@ -20,7 +20,7 @@ from benchmarks import streams
 from dsn.evaluation.topology_tasks import task_topologies, task_topology
 from dsn.experiment.config.experiment import load
 from dsn.experiment.config.machine import set_up
-from dsn.experiment.run.run import learn
+from dsn.experiment.run.learn import Session, learn
 from dsn.masking import MaskedModel
 
 CONFIG = Path(__file__).parent.parent.parent / "configs" / "quickstart.yaml"
@@ -39,7 +39,7 @@ def main() -> None:
     config = load(arguments.config, [*arguments.overrides, "threads=1", "device=cpu"])
     device, benchmark = set_up(config), streams.build(config.stream, config.seed)
     began = time.process_time()
-    learnt = learn(config, benchmark, device, Console(quiet=True), verbose=False)
+    learnt = learn(Session(config, benchmark, device, Console(quiet=True)))
     spent = time.process_time() - began
     assert learnt.model is not None, "only dsn's network has subnetworks"
     topology = statistics.median(topology_seconds(learnt.model) for _ in range(arguments.rounds))

@@ -13,7 +13,8 @@ from dsn.experiment.config.baselines import NAMES
 from dsn.experiment.config.experiment import Config
 from dsn.experiment.config.machine import seed_everything
 from dsn.experiment.run.build import build_strategy
-from dsn.experiment.run.run import Learnt, learn, make_progress, sample_shape, validation
+from dsn.experiment.run.learn import Session, learn, make_progress, sample_shape, validation
+from dsn.experiment.run.learnt import Learnt
 
 BASELINES = [name for name in NAMES if name != "dsn"]
 NEVER_FORGET = ["hat", "wsn", "supsup", "packnet", "pnn", "independent", "random"]
@@ -43,7 +44,7 @@ def benchmark(images: bool = False, validation: float = 0.0) -> Any:
 
 def learnt(setup: Config, **stream: Any) -> Learnt:
     quiet = Console(file=io.StringIO())
-    return learn(setup, benchmark(**stream), torch.device("cpu"), quiet, verbose=False)
+    return learn(Session(setup, benchmark(**stream), torch.device("cpu"), quiet))
 
 
 @functools.cache
@@ -57,7 +58,7 @@ class Trained:
     def __init__(self, setup: Config, images: bool = False, valid: float = 0.0) -> None:
         made = benchmark(images=images, validation=valid)
         seed_everything(setup.seed)
-        progress = make_progress(setup, made, Console(file=io.StringIO()))
+        progress = make_progress(Session(setup, made, torch.device("cpu"), Console(file=io.StringIO())))
         self.strategy = build_strategy(
             setup,
             sample_shape(made),

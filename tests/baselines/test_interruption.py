@@ -7,7 +7,7 @@ from avalanche.core import SupervisedPlugin
 from dsn.evaluation.plugin import TransferMetrics, evaluator
 from dsn.experiment.config.machine import seed_everything
 from dsn.experiment.run.build import build_strategy
-from dsn.experiment.run.run import sample_shape
+from dsn.experiment.run.learn import sample_shape
 from tests.baselines.setups import BASELINES, benchmark, config
 
 NAMES = [name for name in BASELINES if name != "hat"]  # a DSN

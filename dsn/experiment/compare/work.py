@@ -20,7 +20,8 @@ from ..config.machine import set_up
 from ..result.key import write_key
 from ..result.result import RESULT
 from ..run.checkpoint import has_checkpoint, owner_of, read_owner
-from ..run.run import learn, run
+from ..run.learn import Session, learn
+from ..run.run import run
 from ..run.run_folder import checkpoint_of, drop
 from .job import Job
 
@@ -73,7 +74,7 @@ def trial(config: Config, tasks: int) -> float:
     """Mean validation accuracy, in [0, 1], of the first ``tasks`` tasks after learning the last of them."""
     device = set_up(config)
     benchmark = FirstTasks.of(streams.build(config.stream, config.seed), tasks)
-    return acc(learn(config, benchmark, device, make_console(), verbose=False).matrix)
+    return acc(learn(Session(config, benchmark, device, make_console())).matrix)
 
 
 @dataclass(frozen=True)

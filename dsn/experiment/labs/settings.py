@@ -21,7 +21,8 @@ from ..config.faults import explained
 from ..config.machine import environment, set_up
 from ..result.interval import Interval
 from ..result.result import Part, write_whole
-from ..run.run import Learnt, learn
+from ..run.learn import Session, learn
+from ..run.learnt import Learnt
 from .ablation import AS_IT_IS
 
 HEAD = ("variant", "ACC, %", "95% interval", "difference", "95% interval", "free neurons", "seconds a run")
@@ -93,7 +94,7 @@ def settings_ablation(
                 started = time.perf_counter()
                 settings = settings.model_copy(update={"seed": seed})
                 quiet = Console(quiet=True)
-                learnt = learn(settings, benchmark, set_up(settings), quiet, verbose=False)
+                learnt = learn(Session(settings, benchmark, set_up(settings), quiet))
                 found[variant].append((acc(learnt.matrix), _free(learnt), time.perf_counter() - started))
                 say(console, f"seed {seed}, {variant}: ACC {found[variant][-1][0]:.2%}")
         result = SettingsResult(

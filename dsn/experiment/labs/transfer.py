@@ -39,7 +39,7 @@ from ..config.machine import environment, seed_everything, set_up
 from ..config.network import build_model, replay_arguments
 from ..result.result import Transfer, matrix_as_lists
 from ..run.build import build_dsn, can_transfer
-from ..run.run import make_progress, sample_shape, validation
+from ..run.learn import Session, make_progress, sample_shape, validation
 from .transfer_picture import draw_lab
 from .transfer_result import LabResult, Pair, SeedRun, markdown, pairs_csv, rows, sentences, summarise
 
@@ -163,7 +163,7 @@ def learn_base(config: Config, console: Console) -> Base:
     )
     seed_everything(config.seed)
     train, valid, test = {}, {}, {}
-    with make_progress(config, benchmark, console, evaluated=False) as progress:
+    with make_progress(Session(config, benchmark, device, console), evaluated=False) as progress:
         observer = evaluator(TransferMetrics(), [progress])
         strategy = build_dsn(
             off,
