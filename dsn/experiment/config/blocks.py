@@ -3,6 +3,7 @@
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic_core import PydanticCustomError
 
 Positive = Annotated[int, Field(gt=0)]
 NonNegative = Annotated[int, Field(ge=0)]
@@ -30,3 +31,8 @@ class Block(BaseModel):
             if isinstance(number, float) and abs(number) > LARGEST:
                 raise ValueError(f"must be at most {LARGEST:g}, got {number:g}")
         return value
+
+
+def wrong(key: str, text: str) -> PydanticCustomError:
+    """An error of the key ``key``, a dotted path from the block whose validator raises it."""
+    return PydanticCustomError("wrong_key", "{text}", {"key": key, "text": text})

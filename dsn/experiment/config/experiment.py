@@ -8,171 +8,23 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
-from pydantic_core import PydanticCustomError
 from typing_extensions import Self
 
 from benchmarks.base import StreamConfig
 from benchmarks.streams import STREAMS
 from dsn.errors import InputError
 
+from .backbone import Backbone, MLPConfig
 from .baselines import BaselinesConfig, Strategy
-from .blocks import Block, NonNegative, NonNegativeFloat, Positive, PositiveFloat, Probability, Share
-from .optimizers import optimizer_arguments, optimizer_class
+from .blocks import Block, NonNegative, Positive, PositiveFloat, Share, wrong
 from .problems import nearest, problems
+from .train import TrainConfig
 from .yaml_file import parse, read_yaml
 
 if TYPE_CHECKING:
     Stream = StreamConfig
 else:
     Stream = Annotated[reduce(or_, (block for block, _ in STREAMS.values())), Field(discriminator="name")]
-
-
-class MLPConfig(Block):
-    """``dsn.backbones.mlp``; ``widths``: neurons a layer."""
-
-    name: Literal["mlp"] = "mlp"
-    widths: Annotated[list[Positive], Field(min_length=1, max_length=1000)] = [2000, 2000]
-    bias: bool = True
-
-
-class AlexNetConfig(Block):
-    """``dsn.backbones.alexnet``; ``hidden``: units of its two Linears; ``norm``: batch norm a layer."""
-
-    name: Literal["alexnet"] = "alexnet"
-    hidden: Positive = 2048
-    bias: bool = True
-    norm: bool = False
-    dropout: Probability = 0.5
-
-
-class LeNetConfig(Block):
-    """``dsn.backbones.lenet``."""
-
-    name: Literal["lenet"] = "lenet"
-    bias: bool = True
-
-
-class StridedCNNConfig(Block):
-    """``dsn.backbones.strided_cnn``; ``width``: channels of its four convolutions; ``features``: of its
-    Linears."""
-
-    name: Literal["strided_cnn"] = "strided_cnn"
-    width: Positive = 160
-    features: Positive = 640
-    bias: bool = True
-
-
-class SmallCNNConfig(Block):
-    """``dsn.backbones.small_cnn``; ``width``: channels of the first block; ``depth``: convolutions a block;
-    ``features``: of the Linear."""
-
-    name: Literal["small_cnn"] = "small_cnn"
-    width: Positive = 32
-    depth: Annotated[int, Field(gt=0, le=100)] = 1
-    features: Positive = 256
-    bias: bool = True
-    norm: bool = True
-    dropout: Probability = 0.0
-
-
-class ResNet18Config(Block):
-    """``dsn.backbones.resnet18``; ``width``: channels of the first stage; ``pool``: see there."""
-
-    name: Literal["resnet18"] = "resnet18"
-    width: Positive = 64
-    bias: bool = False
-    pool: Literal["global", "2x2"] = "global"
-
-
-class TorchvisionConfig(Block):
-    """Any classifier of torchvision; ``model``: its name there, ``options``: arguments of its builder."""
-
-    name: Literal["torchvision"] = "torchvision"
-    model: str
-    pretrained: bool = False
-    options: dict[str, Any] = {}
-
-
-Backbone = Annotated[
-    MLPConfig
-    | AlexNetConfig
-    | LeNetConfig
-    | SmallCNNConfig
-    | StridedCNNConfig
-    | ResNet18Config
-    | TorchvisionConfig,
-    Field(discriminator="name"),
-]
-
-
-class PlateauConfig(Block):
-    """When ``train.schedule`` is plateau.
-
-    factor: the rate is divided by it
-    patience: after so many epochs in a row without a better validation score
-    lr_min: once the rate is below it the task's epochs end; 0: never
-    """
-
-    factor: Annotated[float, Field(gt=1)] = 3.0
-    patience: Positive = 6
-    lr_min: NonNegativeFloat = 0.0
-
-
-class TrainConfig(Block):
-    """How a task is trained.
-
-    epochs: with the task's gates, ``warmup_epochs`` and ``consolidation_epochs`` not counted
-    warmup_epochs: before them, dense: every neuron is open
-    consolidation_epochs: after them, with the committed mask
-    optimizer: any class of torch.optim in lower case; ``optimizer_args``: its other arguments
-    judge: what an epoch's validation score is: accuracy, or loss (cross-entropy)
-    patience: stop after so many epochs without a better validation score; null: never
-    restore_best: end with the state of the best validation score
-    average_epochs: what is judged and kept is the mean of the weights over the steps of about so many of the
-        last epochs; 0: the weights after the last step
-    precision: bfloat16 runs passes under torch's autocast; weights stay float32 (strategy dsn)
-    channels_last: memory format of convolutions (dsn)
-    compile: training passes through torch.compile (dsn)
-    """
-
-    epochs: Positive = 10
-    warmup_epochs: NonNegative = 0
-    consolidation_epochs: NonNegative = 0
-    batch_size: Positive = 64
-    optimizer: str = "sgd"
-    lr: Annotated[float, Field(gt=0)] = 0.05
-    momentum: Annotated[float, Field(ge=0)] = 0.0
-    weight_decay: Annotated[float, Field(ge=0)] = 0.0
-    optimizer_args: dict[str, Any] = {}
-    schedule: Literal["constant", "cosine", "plateau"] = "constant"
-    plateau: PlateauConfig = PlateauConfig()
-    judge: Literal["accuracy", "loss"] = "accuracy"
-    patience: Positive | None = None
-    restore_best: bool = False
-    average_epochs: NonNegativeFloat = 0.0
-    precision: Literal["float32", "bfloat16"] = "float32"
-    channels_last: bool = False
-    compile: bool = False
-
-    @field_validator("optimizer")
-    @classmethod
-    def _known_optimizer(cls, name: str) -> str:
-        optimizer_class(name)
-        return name
-
-    @model_validator(mode="after")
-    def _optimizer_takes_its_arguments(self) -> Self:
-        try:
-            optimizer_arguments(
-                self.optimizer,
-                lr=self.lr,
-                momentum=self.momentum,
-                weight_decay=self.weight_decay,
-                extra=self.optimizer_args,
-            )
-        except InputError as error:
-            raise _wrong(*str(error).split(": ", 1)) from error
-        return self
 
 
 class InitialConfig(Block):
@@ -352,7 +204,7 @@ class Config(Block):
         }
         for key, needed in needing.items():
             if needed and self.stream.validation == 0:
-                raise _wrong(f"train.{key}", "needs a validation split: set stream.validation, e.g. 0.1")
+                raise wrong(f"train.{key}", "needs a validation split: set stream.validation, e.g. 0.1")
         return self
 
     @model_validator(mode="after")
@@ -361,17 +213,17 @@ class Config(Block):
         if selection.edges == "none" or self.strategy != "dsn":
             return self
         if selection.planned_tasks is None:
-            raise _wrong("selection.planned_tasks", "edges need it, to share the neurons: e.g. stream")
+            raise wrong("selection.planned_tasks", "edges need it, to share the neurons: e.g. stream")
         if selection.budget is not None:
-            raise _wrong(
+            raise wrong(
                 "selection.budget", "edges choose what a task reads, the plan what it owns: leave it out"
             )
         if selection.initial.choice != "all" or selection.initial.he:
-            raise _wrong(
+            raise wrong(
                 "selection.initial", "chooses by gates that learn, which edges have not: leave it out"
             )
         if self.transfer.mechanism == "gates":
-            raise _wrong(
+            raise wrong(
                 "transfer.mechanism", "gates changes masks, which say who owns a weight: take another"
             )
         return self
@@ -385,7 +237,7 @@ class Config(Block):
         }
         for key, wanted in self.evaluation:
             if wanted and (self.strategy, key) in useless:
-                raise _wrong(f"evaluation.{key}", useless[self.strategy, key])
+                raise wrong(f"evaluation.{key}", useless[self.strategy, key])
         return self
 
 
@@ -446,8 +298,3 @@ def _known(name: str, known: Iterable[str]) -> str:
     if name not in known:
         raise ValueError(f"unknown {name!r}{nearest(name, known)}")
     return name
-
-
-def _wrong(key: str, text: str) -> PydanticCustomError:
-    """An error of the key ``key``, a dotted path from the block whose validator raises it."""
-    return PydanticCustomError("wrong_key", "{text}", {"key": key, "text": text})

@@ -10,7 +10,8 @@ from dsn.errors import InputError
 from dsn.masking import MaskedModel, mask_neurons
 from dsn.memory import memory_bytes
 
-from .experiment import Backbone, Config, MLPConfig, TorchvisionConfig
+from .backbone import Backbone, MLPConfig, TorchvisionConfig
+from .experiment import Config
 
 PixelRange = tuple[Tensor, Tensor]
 """lowest and highest value of a normalised pixel, [C] each"""

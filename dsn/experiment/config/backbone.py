@@ -1,0 +1,85 @@
+"""Backbones by name, each with its settings as a typed block."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from .blocks import Block, Positive, Probability
+
+
+class MLPConfig(Block):
+    """``dsn.backbones.mlp``; ``widths``: neurons a layer."""
+
+    name: Literal["mlp"] = "mlp"
+    widths: Annotated[list[Positive], Field(min_length=1, max_length=1000)] = [2000, 2000]
+    bias: bool = True
+
+
+class AlexNetConfig(Block):
+    """``dsn.backbones.alexnet``; ``hidden``: units of its two Linears; ``norm``: batch norm a layer."""
+
+    name: Literal["alexnet"] = "alexnet"
+    hidden: Positive = 2048
+    bias: bool = True
+    norm: bool = False
+    dropout: Probability = 0.5
+
+
+class LeNetConfig(Block):
+    """``dsn.backbones.lenet``."""
+
+    name: Literal["lenet"] = "lenet"
+    bias: bool = True
+
+
+class StridedCNNConfig(Block):
+    """``dsn.backbones.strided_cnn``; ``width``: channels of its four convolutions; ``features``: of its
+    Linears."""
+
+    name: Literal["strided_cnn"] = "strided_cnn"
+    width: Positive = 160
+    features: Positive = 640
+    bias: bool = True
+
+
+class SmallCNNConfig(Block):
+    """``dsn.backbones.small_cnn``; ``width``: channels of the first block; ``depth``: convolutions a block;
+    ``features``: of the Linear."""
+
+    name: Literal["small_cnn"] = "small_cnn"
+    width: Positive = 32
+    depth: Annotated[int, Field(gt=0, le=100)] = 1
+    features: Positive = 256
+    bias: bool = True
+    norm: bool = True
+    dropout: Probability = 0.0
+
+
+class ResNet18Config(Block):
+    """``dsn.backbones.resnet18``; ``width``: channels of the first stage; ``pool``: see there."""
+
+    name: Literal["resnet18"] = "resnet18"
+    width: Positive = 64
+    bias: bool = False
+    pool: Literal["global", "2x2"] = "global"
+
+
+class TorchvisionConfig(Block):
+    """Any classifier of torchvision; ``model``: its name there, ``options``: arguments of its builder."""
+
+    name: Literal["torchvision"] = "torchvision"
+    model: str
+    pretrained: bool = False
+    options: dict[str, Any] = {}
+
+
+Backbone = Annotated[
+    MLPConfig
+    | AlexNetConfig
+    | LeNetConfig
+    | SmallCNNConfig
+    | StridedCNNConfig
+    | ResNet18Config
+    | TorchvisionConfig,
+    Field(discriminator="name"),
+]
