@@ -10,20 +10,26 @@ if TYPE_CHECKING:
     from . import backbones
     from .errors import InputError
     from .masking import MaskedModel, ProtectedWeights, grow, mask_neurons, sparsity
-    from .training import DSN
+    from .training import DSN, Compute, Plateau, Schedule, Selection, Transfer
 
 __all__ = [
     "DSN",
+    "Compute",
     "InputError",
     "MaskedModel",
+    "Plateau",
     "ProtectedWeights",
+    "Schedule",
+    "Selection",
+    "Transfer",
     "backbones",
     "grow",
     "mask_neurons",
     "sparsity",
 ]
 
-_PLACES = {"DSN": "training", "InputError": "errors"}
+_TRAINING = ("DSN", "Compute", "Plateau", "Schedule", "Selection", "Transfer")
+_PLACES = {"InputError": "errors", **dict.fromkeys(_TRAINING, "training")}
 
 
 def __getattr__(name: str) -> Any:

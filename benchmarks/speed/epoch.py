@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from benchmarks.base import StreamConfig
 from benchmarks.speed.timing import in_turn
 from benchmarks.tasks import Images, make_stream
-from dsn import DSN, MaskedModel, backbones, mask_neurons
+from dsn import DSN, MaskedModel, Transfer, backbones, mask_neurons
 from dsn.training.loader import read_samples
 
 SIZE, CLASSES, LR = 28, 10, 0.05
@@ -90,8 +90,7 @@ def train_dsn(experience: Any, model: MaskedModel, batch: int) -> None:
         optimizer=torch.optim.SGD(model.parameters(), lr=LR),
         train_mb_size=batch,
         evaluator=None,
-        transfer_tasks=0,
-        forward_tasks=0,
+        transfer=Transfer(tasks=0, forward=0),
     )
     strategy.train(experience, eval_streams=[])
 

@@ -1,7 +1,7 @@
 """Every strategy to compare DSN with, by name."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -9,7 +9,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from ..masking import mask_neurons
-from ..training import DSN
+from ..training import DSN, Schedule, Selection, Transfer
 from .independent import Independent
 from .network import Backbone, TaskNetwork
 from .pnn import PNN, ProgressiveNetwork
@@ -29,7 +29,7 @@ class Setting:
     input_shape: of one sample
     tasks: of the stream
     shared: keyword arguments of every strategy: train_epochs (all phases together), train_mb_size, schedule,
-        patience, restore_best, device, evaluator
+        device, evaluator
     """
 
     make_backbone: Callable[[], Backbone]
@@ -102,9 +102,7 @@ def _hat(setting: Setting, *, sparsity: float, s_max: float) -> DSN:
     """
     return _dsn(
         setting,
-        sparsity=sparsity,
-        s_max=s_max,
-        annealing="epoch",
+        selection=Selection(sparsity=sparsity, s_max=s_max, annealing="epoch"),
         train_epochs=setting.shared["train_epochs"],
     )
 
@@ -112,7 +110,9 @@ def _hat(setting: Setting, *, sparsity: float, s_max: float) -> DSN:
 def _independent(setting: Setting) -> Independent:
     """All epochs are DSN's dense warm-up: every neuron is open."""
     epochs = setting.shared["train_epochs"]
-    return Independent(lambda: _dsn(setting, sparsity=0.0, train_epochs=0, warmup_epochs=epochs))
+    schedule = replace(setting.shared.get("schedule", Schedule()), warmup_epochs=epochs)
+    selection = Selection(sparsity=0.0)
+    return Independent(lambda: _dsn(setting, selection=selection, train_epochs=0, schedule=schedule))
 
 
 def _dsn(setting: Setting, **options: Any) -> DSN:
@@ -120,7 +120,7 @@ def _dsn(setting: Setting, **options: Any) -> DSN:
     model = mask_neurons(backbone, head=head, example_input=torch.zeros(1, *shape))
     optimizer = setting.make_optimizer(model)
     return DSN(
-        model=model, optimizer=optimizer, **{**setting.shared, **options}, transfer_tasks=0, forward_tasks=0
+        model=model, optimizer=optimizer, transfer=Transfer(tasks=0, forward=0), **setting.shared | options
     )
 
 

@@ -4,8 +4,9 @@ schedule, early stopping.
 Shapes: x [n, ...]; y [n] int64, the class's position in its task; logits [batch, classes of the task].
 """
 
+import math
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, cast
 
@@ -25,7 +26,8 @@ from ..training.groups import ParameterGroups, Undecayed, options_of
 from ..training.loader import StreamLoader, TensorLoader
 from ..training.loading import Loading, no_validation, refuse_below
 from ..training.samples import read_samples
-from ..training.schedule import Schedule, checked, summed_score
+from ..training.schedule import Scheduler, summed_score
+from ..training.settings import Schedule
 from .memory import MemoryUse, bytes_of
 from .network import TaskNetwork
 
@@ -36,7 +38,8 @@ WEIGHT_BYTES = 4  # float32
 class Baseline(Loading, SupervisedTemplate):
     """Training of one shared network task after task; by itself plain finetuning.
 
-    Args: those of ``DSN`` that are not about masks; ``train_epochs`` counts all epochs of a task.
+    Args: those of ``DSN`` that are not about masks; ``train_epochs`` counts all epochs of a task, so that
+    ``schedule`` has none of its own.
 
     Validation data are the experiences of the task's label in ``train(experience, eval_streams=[...])``.
 
@@ -62,20 +65,14 @@ class Baseline(Loading, SupervisedTemplate):
         train_epochs: int = 1,
         train_mb_size: int = 64,
         eval_mb_size: int = 512,
-        schedule: str = "constant",
-        plateau: Mapping[str, Any] | None = None,
-        judge: str = "accuracy",
-        patience: int | None = None,
-        restore_best: bool = False,
-        average_epochs: float = 0.0,
+        schedule: Schedule = Schedule(),
         device: str | torch.device = "cpu",
         plugins: Sequence[Any] | None = None,
         evaluator: EvaluationPlugin | Any = default_evaluator,
         **base_kwargs: Any,
     ) -> None:
         refuse_below(1, {"train_mb_size": train_mb_size, "eval_mb_size": eval_mb_size})
-        refuse_below(0, {"train_epochs": train_epochs, "average_epochs": average_epochs})
-        self.plateau = checked(schedule, judge, plateau)
+        refuse_below(0, {"train_epochs": train_epochs})
         super().__init__(
             model=model,
             optimizer=optimizer,
@@ -89,10 +86,7 @@ class Baseline(Loading, SupervisedTemplate):
             eval_every=-1,
             **base_kwargs,
         )
-        self.schedule, self.judge = schedule, judge
-        self.patience = patience
-        self.restore_best = restore_best
-        self.average_epochs = average_epochs
+        self.schedule = schedule
         self.groups = ParameterGroups(optimizer, model)
         self._validation: dict[int, Samples] = {}
         self._before: tuple[int, Any, Any] | None = None
@@ -167,7 +161,7 @@ class Baseline(Loading, SupervisedTemplate):
                 "nc_benchmark)"
             )
         self._before = task, self.model.keep(), options_of(self.optimizer)
-        if self.schedule != "constant":
+        if self.schedule.rate != "constant":
             self.groups.put_options(self.groups.options)
         self.model.add_task(self.count_classes(), task)
         self.model.to(self.device).train()
@@ -194,7 +188,7 @@ class Baseline(Loading, SupervisedTemplate):
             self.model.end_task(self.model.tasks[-1])
         self._before = None
 
-    def _train_phase(self, task: int, epochs: int, scheduler: Schedule, **kwargs: Any) -> None:
+    def _train_phase(self, task: int, epochs: int, scheduler: Scheduler, **kwargs: Any) -> None:
         best = BestState(cast(Any, self), task)
         mean = self._mean = running_mean(self, best.tensors)
         scheduler.begin_phase()
@@ -211,23 +205,20 @@ class Baseline(Loading, SupervisedTemplate):
                     "the loss is not finite; lower the learning rate, or look for such values in the data"
                 )
             self._after_training_epoch(**kwargs)
-            if self._judges_epochs:
+            if self.schedule.judges:
                 with mean.in_place():
                     best.offer(self._validation_score())
             ended = scheduler.step(best.latest)
-            if ended or (self.patience is not None and best.epochs_since >= self.patience):
+            if ended or best.epochs_since >= (self.schedule.patience or math.inf):
                 break
-        if self.restore_best:
+        if self.schedule.restore_best:
             best.restore()
         else:
             mean.put()
 
-    @property
-    def _judges_epochs(self) -> bool:
-        return self.patience is not None or self.restore_best or self.schedule == "plateau"
-
-    def _make_scheduler(self) -> Schedule:
-        return Schedule(self.schedule, self.optimizer, self.train_epochs, self.judge, self.plateau)
+    def _make_scheduler(self) -> Scheduler:
+        chosen = self.schedule
+        return Scheduler(chosen.rate, self.optimizer, self.train_epochs, chosen.judge, chosen.plateau)
 
     # ---- one batch -------------------------------------------------------------------------------------
 
@@ -279,7 +270,7 @@ class Baseline(Loading, SupervisedTemplate):
         return x[chosen], y[chosen]
 
     def _read_validation(self, task: int) -> None:
-        if not self._judges_epochs:
+        if not self.schedule.judges:
             return
         samples = self.find_validation(task, self.count_classes())
         if samples is None:
@@ -293,7 +284,7 @@ class Baseline(Loading, SupervisedTemplate):
             for task in self.judged_tasks():
                 x, y = self._validation[task]
                 right = [
-                    summed_score(self.model(part, task), target, self.judge)
+                    summed_score(self.model(part, task), target, self.schedule.judge)
                     for part, target in zip(
                         x.split(self.eval_mb_size), y.split(self.eval_mb_size), strict=True
                     )

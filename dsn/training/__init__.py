@@ -1,5 +1,7 @@
-"""DSN as an Avalanche strategy."""
+"""DSN as an Avalanche strategy, and its settings."""
 
+from .schedule import Plateau
+from .settings import Compute, Schedule, Selection, Transfer
 from .strategy import DSN
 
-__all__ = ["DSN"]
+__all__ = ["DSN", "Compute", "Plateau", "Schedule", "Selection", "Transfer"]

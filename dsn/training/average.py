@@ -15,7 +15,7 @@ from torch import Tensor
 
 def running_mean(strategy: Any, tensors: Iterable[Tensor]) -> "RunningMean":
     """Of ``tensors`` over the strategy's ``average_epochs``, for the phase of training that begins."""
-    return RunningMean(tensors, round(strategy.average_epochs * len(strategy.dataloader)))
+    return RunningMean(tensors, round(strategy.schedule.average_epochs * len(strategy.dataloader)))
 
 
 class RunningMean:

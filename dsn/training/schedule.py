@@ -3,9 +3,7 @@
 Shapes: logits [n, classes of the task]; targets [n] int64.
 """
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
-from typing import Any
+from dataclasses import dataclass
 
 from torch import Tensor
 from torch.nn import functional as F
@@ -14,7 +12,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, ReduceLROnPlateau
 
 from ..errors import InputError
 
-SCHEDULES = ("constant", "cosine", "plateau")
+RATES = ("constant", "cosine", "plateau")
 JUDGES = ("accuracy", "loss")
 ACCURACY_THRESHOLD = 1e-4  # torch's own: a better accuracy is better by more than this share of it
 
@@ -31,20 +29,21 @@ class Plateau:
     patience: int = 6
     lr_min: float = 0.0
 
+    def __post_init__(self) -> None:
+        if not (self.factor > 1 and self.patience >= 1 and self.lr_min >= 0):
+            raise InputError(f"{self}: factor must be above 1, patience 1 or more, lr_min 0 or more")
 
-class Schedule:
+
+class Scheduler:
     """The learning rate of ``optimizer`` over the ``epochs`` of a task.
 
     Args:
-        name: one of ``SCHEDULES``: constant; cosine, to 0; plateau.
+        name: one of ``RATES``: constant; cosine, to 0; plateau.
         judge: one of ``JUDGES``: what the validation score of an epoch is.
-        plateau: fields of :class:`Plateau`.
     """
 
-    def __init__(
-        self, name: str, optimizer: Optimizer, epochs: int, judge: str, plateau: Mapping[str, Any]
-    ) -> None:
-        self.name, self._plateau = name, Plateau(**plateau)
+    def __init__(self, name: str, optimizer: Optimizer, epochs: int, judge: str, plateau: Plateau) -> None:
+        self.name, self._plateau = name, plateau
         self._optimizer, self._first = optimizer, [group["lr"] for group in optimizer.param_groups]
         self._epochs, self._judge = epochs, judge
         self.torch = self._make()
@@ -77,20 +76,6 @@ class Schedule:
         if self.torch is not None:
             self.torch.step()
         return False
-
-
-def checked(schedule: str, judge: str, plateau: Mapping[str, Any] | None) -> dict[str, Any]:
-    """All fields of ``plateau``. Raises InputError for an unknown name, and for a field that cannot be."""
-    for key, value, known in (("schedule", schedule, SCHEDULES), ("judge", judge, JUDGES)):
-        if value not in known:
-            raise InputError(f"{key} is '{value}': choose one of {', '.join(known)}")
-    names = [field.name for field in fields(Plateau)]
-    if unknown := sorted(set(plateau or {}) - set(names)):
-        raise InputError(f"plateau has no field '{unknown[0]}': it has {', '.join(names)}")
-    chosen = Plateau(**(plateau or {}))
-    if not (chosen.factor > 1 and chosen.patience >= 1 and chosen.lr_min >= 0):
-        raise InputError(f"{chosen}: factor must be above 1, patience 1 or more, lr_min 0 or more")
-    return asdict(chosen)
 
 
 def summed_score(logits: Tensor, targets: Tensor, judge: str) -> Tensor:

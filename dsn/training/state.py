@@ -21,36 +21,6 @@ from .random_states import put_random_states, take_random_states
 if TYPE_CHECKING:
     from .strategy import DSN
 
-SETTINGS = (
-    "train_epochs",
-    "warmup_epochs",
-    "consolidation_epochs",
-    "train_mb_size",
-    "sparsity",
-    "s_max",
-    "annealing",
-    "budget",
-    "planned_tasks",
-    "logit_mean",
-    "logit_std",
-    "score_lr_factor",
-    "initial",
-    "growth",
-    "schedule",
-    "plateau",
-    "judge",
-    "patience",
-    "restore_best",
-    "average_epochs",
-    "transfer_tasks",
-    "forward_tasks",
-    "transfer",
-    "acceptance",
-    "replay",
-    "seed",
-    "precision",
-    "channels_last",
-)
 CLOCK = (
     "train_iterations",
     "train_exp_counter",
@@ -69,7 +39,22 @@ def settings(strategy: "DSN") -> dict[str, Any]:
     optimizer = {"name": type(strategy.optimizer).__name__, **first}
     if others:
         optimizer["groups"] = others
-    chosen = {name: getattr(strategy, name) for name in SETTINGS}
+    schedule, transfer, compute = strategy.schedule, strategy.transfer, strategy.compute
+    chosen = {
+        "train_epochs": strategy.train_epochs,
+        "train_mb_size": strategy.train_mb_size,
+        **asdict(strategy.selection),
+        **{name: value for name, value in asdict(schedule).items() if name != "rate"},
+        "schedule": schedule.rate,
+        "transfer_tasks": transfer.tasks,
+        "forward_tasks": transfer.forward,
+        "transfer": transfer.mechanism,
+        "acceptance": transfer.acceptance,
+        "replay": strategy.replay,
+        "seed": strategy.seed,
+        "precision": compute.precision,
+        "channels_last": compute.channels_last,
+    }
     return plain_values({**chosen, "optimizer": optimizer})
 
 

@@ -4,10 +4,11 @@ One task goes: add_task -> epochs with soft gates -> commit -> (consolidation) -
 ``dsn.masking``: x [batch, ...], logits [batch, classes of the task].
 """
 
+import math
 import os
 import shutil
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from ..masking import MaskedModel, ProtectedWeights, grow, sparsity
 from ..masking.initial import start_task
 from ..masking.layers import evaluating
 from ..storage import Tree, read_tree, write_tree
-from ..transfer import ACCEPTANCE, MECHANISMS, ForwardOutcome, TransferOutcome
+from ..transfer import MECHANISMS, ForwardOutcome, TransferOutcome
 from .average import running_mean
 from .beginning import Beginning
 from .best_state import BestState
@@ -33,13 +34,11 @@ from .hooks import IterationHooks
 from .loader import Batches, explaining_dead_workers
 from .loading import Loading, no_validation, refuse_below
 from .samples import read_samples
-from .schedule import Schedule, checked, summed_score
+from .schedule import Scheduler, summed_score
+from .settings import Compute, Schedule, Selection, Transfer
 from .state import END, Resumed, put_state, take_state
 from .task_end import end_task
 
-ANNEALING = ("epoch", "task")
-CACHES = (True, False, "always")
-PRECISIONS = ("float32", "bfloat16")
 STATE_FILE, STATE_FORMAT, STATE_VERSION = "strategy.safetensors", "dsn-strategy", 1
 
 
@@ -49,16 +48,16 @@ def find_compiler() -> str | None:
     return next((path for path in found if path), None)
 
 
-def _refuse_gates(transfer: str, planned_tasks: int | None, budget: object) -> None:
+def _refuse_gates(selection: Selection, transfer: Transfer) -> None:
     """Raise InputError for what needs gates that learn, which a model with edges has not."""
-    if transfer == "gates":
+    if transfer.mechanism == "gates":
         raise InputError(
             "transfer 'gates' changes masks, and with edges they say who owns a weight: "
             f"choose one of {', '.join(name for name in MECHANISMS if name != 'gates')}"
         )
-    if planned_tasks is None:
+    if selection.planned_tasks is None:
         raise InputError("edges: say how many tasks shall share the neurons, planned_tasks=...")
-    if budget is not None:
+    if selection.budget is not None:
         raise InputError("edges choose what a task reads, and planned_tasks what it owns: leave budget out")
 
 
@@ -71,43 +70,12 @@ class DSN(IterationHooks, Loading, SupervisedTemplate):
             trains: weights in the group where they were, head and gate logits in the first. Gate logits take
             no weight decay. Groups and their options stay, so that any scheduler works on them.
         criterion: loss of (logits, targets).
-        train_epochs: epochs with soft gates.
-        annealing: s goes from 1/s_max to s_max within each "epoch" (the paper) or once over all ("task").
-        warmup_epochs: dense epochs before them.
-        consolidation_epochs: epochs with the committed mask after them.
+        train_epochs: epochs with soft gates; ``schedule`` may have others before and after them.
         train_mb_size, eval_mb_size: batch sizes.
-        sparsity: eta, the price of the free neurons (METHOD.md, section 1).
-        s_max: largest annealing scale.
-        budget: at most this share of a layer's neurons is selected, for all layers or by layer path.
-        planned_tasks: how many tasks shall share the network's edges evenly; None: no plan.
-        logit_mean, logit_std: gate logits start from N(mean, std).
-        score_lr_factor: the scores of edges learn at the optimizer's rate times this, without weight decay
-            (``mask_neurons(..., edges="own_and_read")``).
-        initial: arguments of ``dsn.masking.initial.start_task``: neurons that a task starts with.
-        growth: neurons added to a layer that has no free one when a task begins; 0 switches growth off.
-        schedule: of the learning rate over a task's epochs: "constant", "cosine" (to 0) or "plateau", with
-            the fields of ``schedule.Plateau`` in ``plateau``.
-        judge: what an epoch is judged by on validation data: "accuracy" or "loss" (cross-entropy).
-        patience: end a phase after so many epochs that were not judged better; None: never.
-        restore_best: end each phase with the state of its epoch that was judged best.
-        average_epochs: what is judged, and kept at a phase's end, is the mean over the steps of about so many
-            of its last epochs, of weights, scores, gate logits and norm statistics; 0: the last step's.
-        transfer_tasks: how many earlier tasks may gain from a task once it is learnt; 0 switches it off.
-        forward_tasks: how many earlier tasks a new one may read features of; 0 switches it off.
-        transfer, acceptance: names in ``dsn.transfer``'s MECHANISMS and ACCEPTANCE.
+        selection, schedule, transfer, compute: settings, by what they are about.
         replay: arguments of ``dsn.replay.synthesise`` where impressions are needed, with ``images``.
         seed: of the impressions.
-        precision: "float32", or "bfloat16" for forward and backward passes under torch's autocast; weights,
-            gates and the loss stay float32.
-        channels_last: keep convolution weights and images in that memory format.
-        compile: training passes through ``torch.compile``; evaluation never, see ``compile_training``.
-        cache: keep an experience's training samples as tensors where they are known to be the same in each
-            epoch: tensors, torchvision's and Avalanche's data sets with transforms of theirs that draw
-            nothing (``samples.py``). All others are read anew in each epoch, item by item when they are due,
-            by as many workers as ``train(..., num_workers=...)`` says, so that random transforms are drawn
-            anew. So are those that would take more than ``cache_bytes``, and with False all. "always": read
-            once, whatever they are; for data sets and transforms of your own that draw nothing.
-        device, plugins, evaluator, eval_every: as in every Avalanche strategy.
+        device, evaluator, **avalanche: as in every Avalanche strategy.
 
     Validation data are the experiences of the task's label in ``train(experience, eval_streams=[...])``, the
     training experience itself excepted. Without them nothing can be judged, and transfer is left out with a
@@ -136,66 +104,28 @@ class DSN(IterationHooks, Loading, SupervisedTemplate):
         optimizer: Optimizer,
         criterion: Any = None,
         train_epochs: int = 1,
-        warmup_epochs: int = 0,
-        consolidation_epochs: int = 0,
         train_mb_size: int = 64,
         eval_mb_size: int | None = 512,
-        sparsity: float = 0.75,
-        s_max: float = 400.0,
-        annealing: str = "epoch",
-        budget: float | Mapping[str, float] | None = None,
-        planned_tasks: int | None = None,
-        logit_mean: float = 0.0,
-        logit_std: float = 1.0,
-        score_lr_factor: float = 10.0,
-        initial: Mapping[str, Any] | None = None,
-        growth: int = 0,
-        schedule: str = "constant",
-        plateau: Mapping[str, Any] | None = None,
-        judge: str = "accuracy",
-        patience: int | None = None,
-        restore_best: bool = False,
-        average_epochs: float = 0.0,
-        transfer_tasks: int = 3,
-        forward_tasks: int = 8,
-        transfer: str = "correspondence",
-        acceptance: str = "closeness",
+        selection: Selection = Selection(),
+        schedule: Schedule = Schedule(),
+        transfer: Transfer = Transfer(),
         replay: Mapping[str, Any] | None = None,
+        compute: Compute = Compute(),
         seed: int = 0,
-        precision: str = "float32",
-        channels_last: bool = False,
-        compile: bool = False,
-        cache: bool | str = True,
-        cache_bytes: int = 2**31,
         device: str | torch.device = "cpu",
-        plugins: Sequence[Any] | None = None,
         evaluator: EvaluationPlugin | Any = default_evaluator,
-        eval_every: int = -1,
-        **base_kwargs: Any,
+        **avalanche: Any,
     ) -> None:
         if not isinstance(model, MaskedModel):
             raise InputError(f"model is a {type(model).__name__}: wrap it with mask_neurons(...) first")
-        self.plateau = checked(schedule, judge, plateau)
-        if annealing not in ANNEALING:
-            raise InputError(f"annealing is '{annealing}': choose one of {', '.join(ANNEALING)}")
-        if precision not in PRECISIONS:
-            raise InputError(f"precision is '{precision}': choose one of {', '.join(PRECISIONS)}")
-        if compile and torch.device(device).type == "cpu" and not find_compiler():
+        if compute.compile and torch.device(device).type == "cpu" and not find_compiler():
             raise InputError("compile: torch.compile needs a C++ compiler on a CPU; install g++ or clang++")
-        if train_epochs + warmup_epochs < 1:
+        if train_epochs + schedule.warmup_epochs < 1:
             raise InputError("train_epochs and warmup_epochs are both 0: a task would learn nothing")
-        if cache not in CACHES:
-            raise InputError(f"cache is {cache!r}: choose one of {', '.join(map(repr, CACHES))}")
-        sizes = {"train_mb_size": train_mb_size, "eval_mb_size": eval_mb_size}
-        refuse_below(1, sizes)
-        epochs = {"train_epochs": train_epochs, "warmup_epochs": warmup_epochs}
-        refuse_below(0, {**epochs, "consolidation_epochs": consolidation_epochs, "growth": growth})
-        refuse_below(0, {"average_epochs": average_epochs})
-        for value, known in ((transfer, MECHANISMS), (acceptance, ACCEPTANCE)):
-            if value not in known:
-                raise InputError(f"transfer or acceptance is '{value}': choose one of {', '.join(known)}")
+        refuse_below(1, {"train_mb_size": train_mb_size, "eval_mb_size": eval_mb_size})
+        refuse_below(0, {"train_epochs": train_epochs})
         if model.edges is not None:
-            _refuse_gates(transfer, planned_tasks, budget)
+            _refuse_gates(selection, transfer)
         super().__init__(
             model=model,
             optimizer=optimizer,
@@ -204,35 +134,18 @@ class DSN(IterationHooks, Loading, SupervisedTemplate):
             train_epochs=train_epochs,
             eval_mb_size=eval_mb_size,
             device=device,
-            plugins=plugins,
             evaluator=evaluator,
-            eval_every=eval_every,
-            **base_kwargs,
+            **avalanche,
         )
-        self.warmup_epochs = warmup_epochs
-        self.consolidation_epochs = consolidation_epochs
-        self.sparsity = sparsity
-        self.s_max = s_max
-        self.annealing = annealing
-        self.budget, self.planned_tasks = budget, planned_tasks
-        self.logit_mean, self.logit_std = logit_mean, logit_std
-        self.score_lr_factor = score_lr_factor
-        self.initial = initial or {}
-        self.growth = growth
-        self.schedule, self.judge = schedule, judge
-        self.patience = patience
-        self.restore_best = restore_best
-        self.average_epochs = average_epochs
-        self.transfer_tasks, self.forward_tasks = transfer_tasks, forward_tasks
-        self.transfer, self.acceptance = transfer, acceptance
+        self.selection, self.schedule, self.transfer, self.compute = selection, schedule, transfer, compute
         self.replay = {"images": 200, **(replay or {})}
         self.seed = seed
         self._losses: list[Tensor] = []
         self.transfers: list[TransferOutcome] = []
         self.forward_transfers: list[ForwardOutcome] = []
-        self.cache, self.cache_bytes = cache, cache_bytes
-        self.precision, self.channels_last = precision, channels_last
-        if compile:
+        self.cache, self.cache_bytes = compute.cache, compute.cache_bytes
+        self.precision, self.channels_last = compute.precision, compute.channels_last
+        if compute.compile:
             model.compile_training()
         self.groups = ParameterGroups(optimizer, model)
         self._begun: Beginning | None = None
@@ -312,22 +225,23 @@ class DSN(IterationHooks, Loading, SupervisedTemplate):
             self.make_optimizer()
             return
         task = self._task_to_learn()
-        if self.growth:
-            grow(self.model, by=self.growth)
+        selection = self.selection
+        if selection.growth:
+            grow(self.model, by=selection.growth)
         self._begun = Beginning(self, task)
-        if self.schedule != "constant":
+        if self.schedule.rate != "constant":
             self.groups.put_options(self.groups.options)
         self.model.add_task(
             self.count_classes(),
             task,
-            budget=self.budget,
-            planned_tasks=self.planned_tasks,
-            logit_mean=self.logit_mean,
-            logit_std=self.logit_std,
+            budget=selection.budget,
+            planned_tasks=selection.planned_tasks,
+            logit_mean=selection.logit_mean,
+            logit_std=selection.logit_std,
         )
         self._to_device()
         self.protected = ProtectedWeights(self.model)
-        start_task(self.model, self.protected, **self.initial)
+        start_task(self.model, self.protected, **selection.initial)
         self.make_optimizer()
 
     def _to_device(self) -> None:
@@ -338,7 +252,7 @@ class DSN(IterationHooks, Loading, SupervisedTemplate):
     def make_optimizer(self, **_kwargs: Any) -> None:
         """Empty the optimizer and fill it with what the task being learnt trains."""
         self.groups.fill(self.model.task_parameters(self.model.tasks[-1]))
-        faster = self.score_lr_factor if self.model.edges is not None else 1.0
+        faster = self.selection.score_lr_factor if self.model.edges is not None else 1.0
         self._undecayed = Undecayed(self.optimizer, self._choice(), faster)
 
     def _choice(self) -> list[nn.Parameter]:
@@ -358,7 +272,7 @@ class DSN(IterationHooks, Loading, SupervisedTemplate):
             self._train_phase(task, **kwargs)
         self.phase, self.resumed, self._losses = END, None, []
         self.model.freeze(task)
-        if self.transfer_tasks or self.forward_tasks:
+        if self.transfer.wanted:
             if self.at_rest is not None:
                 self.at_rest("end")
             self._end_task(task)
@@ -375,7 +289,7 @@ class DSN(IterationHooks, Loading, SupervisedTemplate):
         if self._validation is None:
             warnings.warn(
                 "without validation data no transfer can be judged, so none is made: give them as "
-                "train(experience, eval_streams=[...]), or set transfer_tasks=0 and forward_tasks=0",
+                "train(experience, eval_streams=[...]), or set transfer=Transfer(tasks=0, forward=0)",
                 stacklevel=2,
             )
             return
@@ -384,10 +298,10 @@ class DSN(IterationHooks, Loading, SupervisedTemplate):
             task,
             *read_samples(self.adapted_dataset),
             self._validation,
-            tasks=self.transfer_tasks,
-            forward=self.forward_tasks,
-            mechanism=self.transfer,
-            acceptance=self.acceptance,
+            tasks=self.transfer.tasks,
+            forward=self.transfer.forward,
+            mechanism=self.transfer.mechanism,
+            acceptance=self.transfer.acceptance,
             replay=self.replay,
             seed=self.seed,
         )
@@ -396,7 +310,7 @@ class DSN(IterationHooks, Loading, SupervisedTemplate):
             self.forward_transfers.append(forward)
 
     def _train_phase(self, task: int, **kwargs: Any) -> None:
-        epochs = (self.warmup_epochs, self.train_epochs, self.consolidation_epochs)[self.phase or 0]
+        epochs = self._phases()[self.phase or 0]
         best = self._best = BestState(self.model, task)
         mean = self._mean = running_mean(self, best.tensors)
         if self.resumed is None:
@@ -414,25 +328,25 @@ class DSN(IterationHooks, Loading, SupervisedTemplate):
             self.training_epoch(**kwargs)
             self._refuse_bad_loss()
             self._after_training_epoch(**kwargs)
-            if self._judges_epochs and self._validation is not None:
-                score = self.accuracy if self.judge == "accuracy" else self.minus_loss
+            if self.schedule.judges and self._validation is not None:
+                score = self.accuracy if self.schedule.judge == "accuracy" else self.minus_loss
                 with mean.in_place():
                     best.offer(score(*self._validation, task))
             ended = self._scheduler.step(best.latest)
-            if ended or (self.patience is not None and best.epochs_since >= self.patience):
+            if ended or best.epochs_since >= (self.schedule.patience or math.inf):
                 break
-        if self.restore_best:
+        if self.schedule.restore_best:
             best.restore()
         else:
             mean.put()
 
-    @property
-    def _judges_epochs(self) -> bool:
-        return self.patience is not None or self.restore_best or self.schedule == "plateau"
+    def _phases(self) -> tuple[int, int, int]:
+        """Epochs of warm-up, of soft gates, of consolidation."""
+        return self.schedule.warmup_epochs, self.train_epochs, self.schedule.consolidation_epochs
 
-    def _make_scheduler(self) -> Schedule:
-        epochs = self.warmup_epochs + self.train_epochs + self.consolidation_epochs
-        return Schedule(self.schedule, self.optimizer, epochs, self.judge, self.plateau)
+    def _make_scheduler(self) -> Scheduler:
+        chosen = self.schedule
+        return Scheduler(chosen.rate, self.optimizer, sum(self._phases()), chosen.judge, chosen.plateau)
 
     def training_epoch(self, **kwargs: Any) -> None:
         with explaining_dead_workers():
@@ -452,7 +366,7 @@ class DSN(IterationHooks, Loading, SupervisedTemplate):
         task = self.model.tasks[-1]
         if not isinstance(self.dataloader, Batches):
             self._refuse_other_tasks(task, self.mb_task_id.unique().tolist())
-        self.model.anneal(self._progress(), self.s_max)
+        self.model.anneal(self._progress(), self.selection.s_max)
         return self._logits(self.mb_x, task)
 
     def _logits(self, x: Tensor, task: int) -> Tensor:
@@ -469,8 +383,8 @@ class DSN(IterationHooks, Loading, SupervisedTemplate):
         An epoch of a single batch has no room for it: then it goes over all epochs too.
         """
         done, length = self.clock.train_epoch_iterations, len(self.dataloader)
-        if self.annealing == "task" or length == 1:
-            done += length * max(self.clock.train_exp_epochs - self.warmup_epochs, 0)
+        if self.selection.annealing == "task" or length == 1:
+            done += length * max(self.clock.train_exp_epochs - self.schedule.warmup_epochs, 0)
             length *= max(self.train_epochs, 1)
         return min(done / max(length - 1, 1), 1.0)
 
@@ -479,7 +393,7 @@ class DSN(IterationHooks, Loading, SupervisedTemplate):
         loss = super().criterion()
         if not self.is_training:
             return loss
-        loss = torch.add(loss, sparsity(self.model, self.model.tasks[-1]), alpha=self.sparsity)
+        loss = torch.add(loss, sparsity(self.model, self.model.tasks[-1]), alpha=self.selection.sparsity)
         self._losses.append(loss.detach())
         return loss
 
@@ -535,10 +449,10 @@ class DSN(IterationHooks, Loading, SupervisedTemplate):
         return (self.model if model is None else model).to(self.device)
 
     def _validation_samples(self, task: int) -> tuple[Tensor, Tensor] | None:
-        if not (self._judges_epochs or self.transfer_tasks or self.forward_tasks):
+        if not (self.schedule.judges or self.transfer.wanted):
             return None
         samples = self.find_validation(task, self.count_classes())
-        if samples is None and self._judges_epochs:
+        if samples is None and self.schedule.judges:
             raise no_validation(task)
         return samples
 

@@ -38,6 +38,7 @@ from dsn.evaluation.plugin import TransferMetrics, evaluator
 from dsn.training.loader import StreamLoader, TensorLoader
 from dsn.training.samples import is_fixed
 from tests.nets import logits, same
+from tests.training.flat import dsn
 
 CENTRES = 3 * torch.randn(8, 16, generator=torch.Generator().manual_seed(1))
 
@@ -75,14 +76,14 @@ def make(**settings) -> DSN:
     optimizer = settings.pop("optimizer", lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9))
     metrics = EvaluationPlugin(accuracy_metrics(experience=True), loss_metrics(experience=True), loggers=[])
     settings = {"transfer_tasks": 0, "forward_tasks": 0, "evaluator": metrics, "train_epochs": 2, **settings}
-    return DSN(model=model, optimizer=optimizer(model.parameters()), **settings)
+    return dsn(model=model, optimizer=optimizer(model.parameters()), **settings)
 
 
 def on_digits(**settings) -> DSN:
     torch.manual_seed(0)
     model = mask_neurons(backbones.mlp(64, (20,)), example_input=torch.zeros(1, 64))
     settings = {"transfer_tasks": 0, "forward_tasks": 0, "evaluator": None, "train_epochs": 2, **settings}
-    return DSN(model=model, optimizer=torch.optim.SGD(model.parameters(), lr=0.1), **settings)
+    return dsn(model=model, optimizer=torch.optim.SGD(model.parameters(), lr=0.1), **settings)
 
 
 def labelled(data, task: int = 0):
@@ -477,7 +478,7 @@ def test_schedulers_change_the_rate_as_they_do_without_dsn(digits, name: str, gr
     plain = build(alone)
     metric = "train_loss" if name == "ReduceLROnPlateau" else None
     rates = Rates()
-    strategy = DSN(
+    strategy = dsn(
         model=model, optimizer=optimizer, train_epochs=3, evaluator=None, transfer_tasks=0, forward_tasks=0,
         plugins=[rates, LRSchedulerPlugin(build(optimizer), metric=metric)],
     )  # fmt: skip
@@ -514,7 +515,7 @@ def test_a_rate_that_is_not_to_be_reset_goes_on(digits) -> None:
     model = mask_neurons(backbones.mlp(64, (20,)), example_input=torch.zeros(1, 64))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     scheduler = LRSchedulerPlugin(schedulers.ExponentialLR(optimizer, 0.5), reset_lr=False)
-    strategy = DSN(
+    strategy = dsn(
         model=model, optimizer=optimizer, evaluator=None, transfer_tasks=0, forward_tasks=0,
         plugins=[rates, scheduler],
     )  # fmt: skip
@@ -529,7 +530,7 @@ def test_weights_stay_in_the_group_where_the_user_put_them(digits) -> None:
     groups = [{"params": [*a.parameters()]}, {"params": [*b.parameters()], "lr": 0.0}]
     optimizer = torch.optim.SGD(groups, lr=0.1)
     frozen = b.weight.detach().clone()
-    strategy = DSN(model=model, optimizer=optimizer, evaluator=None, transfer_tasks=0, forward_tasks=0)
+    strategy = dsn(model=model, optimizer=optimizer, evaluator=None, transfer_tasks=0, forward_tasks=0)
     strategy.train(digits.train_stream[0], eval_streams=[])
     assert torch.equal(b.weight, frozen)
 
@@ -604,7 +605,6 @@ def test_whatever_was_left_half_done_is_undone(digits, when: str) -> None:
     elif when == "consolidation":
         strategy.plugins.insert(0, Fails("before_training_epoch", KeyboardInterrupt(), task=2))
         strategy.train_epochs = 0
-        strategy.warmup_epochs = 0
     else:
         strategy.at_rest = lambda event: (_ for _ in ()).throw(KeyboardInterrupt) if event == "end" else None
     with pytest.raises((InputError, KeyboardInterrupt)):
@@ -691,7 +691,7 @@ def test_a_deep_copy_amid_learning_is_one_that_was_interrupted(digits, event: st
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=0.01)
         schedule = LRSchedulerPlugin(schedulers.StepLR(optimizer, 1))
         metrics = EvaluationPlugin(accuracy_metrics(minibatch=True, experience=True), loggers=[TextLogger()])
-        strategy = DSN(
+        strategy = dsn(
             model=model,
             optimizer=optimizer,
             planned_tasks=3,

@@ -7,9 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks import split_digits
-from dsn import DSN, backbones, mask_neurons
+from dsn import backbones, mask_neurons
 from dsn.training.average import RunningMean
 from tests.baselines.setups import NEVER_FORGET, Trained, config
+from tests.training.flat import dsn
 
 FINITE = st.floats(-100, 100, width=32, allow_subnormal=False)
 
@@ -97,7 +98,7 @@ def test_a_task_keeps_the_mean_of_its_epoch() -> None:
     model = mask_neurons(backbones.mlp(64, (12, 8)), example_input=torch.zeros(1, 64))
     path = Path()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    cl = DSN(
+    cl = dsn(
         model=model, optimizer=optimizer, plugins=[path], train_mb_size=8, average_epochs=1,
         transfer_tasks=0, forward_tasks=0, evaluator=None,
     )  # fmt: skip

@@ -8,10 +8,11 @@ import torch
 from avalanche.benchmarks.classic import SplitCIFAR100
 from avalanche.core import SupervisedPlugin
 
-from dsn import DSN, backbones, mask_neurons
+from dsn import backbones, mask_neurons
 from dsn.training.loader import StreamLoader
 from dsn.training.samples import is_fixed
 from tests.benchmarks.conftest import write_cifar100
+from tests.training.flat import dsn
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +45,7 @@ def test_crops_and_flips_are_drawn_anew(stream) -> None:
     model = mask_neurons(
         backbones.small_cnn(3, 32, width=4, features=8), example_input=torch.zeros(1, 3, 32, 32)
     )
-    strategy = DSN(
+    strategy = dsn(
         model=model, optimizer=torch.optim.SGD(model.parameters(), lr=0.01), train_epochs=4, plugins=[watch],
         evaluator=None, transfer_tasks=0, forward_tasks=0,
     )  # fmt: skip

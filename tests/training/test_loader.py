@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from benchmarks import split_digits
-from dsn import DSN, backbones, mask_neurons
+from dsn import backbones, mask_neurons
 from dsn.training.loader import StreamLoader, TensorLoader, read_compact, read_samples
+from tests.training.flat import dsn
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +45,7 @@ def test_weights_do_not_depend_on_the_loader(stream, settings: dict) -> None:
         torch.manual_seed(0)
         model = mask_neurons(backbones.mlp(64, (20,)), example_input=torch.zeros(1, 64))
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-        cl = DSN(
+        cl = dsn(
             model=model, optimizer=optimizer, train_epochs=2, evaluator=None,
             transfer_tasks=0, forward_tasks=0, **extra,
         )  # fmt: skip

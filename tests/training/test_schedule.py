@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from dsn.errors import InputError
-from dsn.training.schedule import Schedule, checked, summed_score
+from dsn.training.schedule import Plateau, Scheduler, summed_score
+from dsn.training.settings import Schedule
 
 
 def optimizer(lr: float = 1.0) -> torch.optim.Optimizer:
@@ -22,7 +23,7 @@ def optimizer(lr: float = 1.0) -> torch.optim.Optimizer:
 def rates(scores: list[float], judge: str = "loss", **plateau: Any) -> list[float]:
     """The rate after each epoch, up to the one that ends the task."""
     opt = optimizer()
-    schedule = Schedule("plateau", opt, len(scores), judge, plateau)
+    schedule = Scheduler("plateau", opt, len(scores), judge, Plateau(**plateau))
     found = []
     for score in scores:
         ended = schedule.step(score)
@@ -61,14 +62,14 @@ def test_the_default_divides_by_three_after_six_epochs_and_never_ends():
 
 def test_where_a_minimum_ends_phases_each_begins_with_the_full_rate():
     opt = optimizer()
-    schedule = Schedule("plateau", opt, 9, "loss", {"patience": 1, "factor": 2.0, "lr_min": 0.4})
+    schedule = Scheduler("plateau", opt, 9, "loss", Plateau(patience=1, factor=2.0, lr_min=0.4))
     schedule.begin_phase()
     assert [schedule.step(-1.0) for _ in range(3)] == [False, False, True]
     schedule.begin_phase()
     assert opt.param_groups[0]["lr"] == 1.0
     assert [schedule.step(-2.0) for _ in range(3)] == [False, False, True]
     opt = optimizer()
-    endless = Schedule("plateau", opt, 9, "loss", {"patience": 1, "factor": 2.0})
+    endless = Scheduler("plateau", opt, 9, "loss", Plateau(patience=1, factor=2.0))
     for _ in range(3):
         endless.step(-1.0)
     endless.begin_phase()
@@ -87,7 +88,6 @@ def test_scores_are_sums_over_samples():
     [
         ("step", "loss", {}, "schedule is 'step'"),
         ("plateau", "f1", {}, "judge is 'f1'"),
-        ("plateau", "loss", {"gamma": 2}, "no field 'gamma'"),
         ("plateau", "loss", {"factor": 0.5}, "factor must be above 1"),
         ("plateau", "loss", {"patience": 0}, "patience 1 or more"),
         ("plateau", "loss", {"lr_min": -1e-3}, "lr_min 0 or more"),
@@ -96,7 +96,7 @@ def test_scores_are_sums_over_samples():
 )
 def test_what_cannot_be_is_refused(schedule, judge, plateau, said):
     with pytest.raises(InputError, match=said):
-        checked(schedule, judge, plateau)
+        Schedule(rate=schedule, judge=judge, plateau=Plateau(**plateau))
 
 
 @pytest.mark.parametrize("name", ["dsn", "wsn", "packnet", "joint"])

@@ -13,6 +13,7 @@ from dsn import DSN, InputError, backbones, mask_neurons
 from dsn.training.loader import read_samples
 from dsn.training.strategy import find_compiler
 from tests.nets import same
+from tests.training.flat import dsn
 
 needs_compiler = pytest.mark.skipif(find_compiler() is None, reason="torch.compile needs a C++ compiler")
 SETTINGS = {
@@ -37,7 +38,7 @@ def strategy(net: str, **settings) -> DSN:
         "linear": lambda: backbones.mlp(64, (16, 12)),
     }[net]
     model = mask_neurons(build(), example_input=torch.zeros(1, 1, 8, 8))
-    return DSN(
+    return dsn(
         model=model,
         optimizer=torch.optim.Adam(model.parameters(), lr=0.01),
         train_epochs=2,

@@ -13,6 +13,7 @@ from benchmarks import split_digits
 from dsn import DSN, InputError, backbones, mask_neurons
 from dsn.storage import read_tree, write_tree
 from dsn.training.state import SETTINGS as SETTINGS_THAT_MUST_FIT
+from tests.training.flat import dsn
 
 SETTINGS = {
     "sgd": {"optimizer": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, weight_decay=1e-3)},
@@ -64,7 +65,7 @@ def make(name, seed=0, width=4, **more):
     net = backbones.small_cnn(1, 8, width=width, features=10, dropout=0.2)
     edges = settings.pop("edges", "none")
     model = mask_neurons(net, example_input=torch.zeros(1, 1, 8, 8), edges=edges)
-    return DSN(
+    return dsn(
         model=model,
         optimizer=optimizer(model.parameters()),
         train_epochs=2,

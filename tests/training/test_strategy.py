@@ -18,6 +18,7 @@ from benchmarks import split_digits
 from dsn import DSN, InputError, MaskedModel, backbones, mask_neurons
 from dsn.training.loader import TensorLoader, read_samples
 from tests.nets import logits, same
+from tests.training.flat import dsn
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +33,7 @@ def strategy(**settings) -> DSN:
         model = mask_neurons(backbones.mlp(64, (40, 30)), example_input=torch.zeros(1, 64))
     settings = {"train_epochs": 3, "evaluator": None, **settings}
     optimizer = settings.pop("optimizer", None) or torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
-    return DSN(model=model, optimizer=optimizer, **settings)
+    return dsn(model=model, optimizer=optimizer, **settings)
 
 
 @torch.no_grad()
@@ -53,7 +54,7 @@ def test_a_plain_avalanche_script(stream) -> None:
     torch.manual_seed(0)
     model = mask_neurons(backbones.mlp(64, (40, 30)), example_input=torch.zeros(1, 64))
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
-    cl = DSN(
+    cl = dsn(
         model=model,
         optimizer=optimizer,
         train_epochs=4,
@@ -226,7 +227,7 @@ def test_what_is_refused(stream) -> None:
     with pytest.raises(InputError, match="label 0, which was learnt before.*return_task_id=True"):
         cl.train(stream.train_stream[0])
     with pytest.raises(InputError, match="mask_neurons"):
-        DSN(model=backbones.mlp(4, (3,)), optimizer=torch.optim.SGD([torch.zeros(1)], lr=0.1))
+        dsn(model=backbones.mlp(4, (3,)), optimizer=torch.optim.SGD([torch.zeros(1)], lr=0.1))
     with pytest.raises(InputError, match="schedule is 'linear'"):
         strategy(schedule="linear")
     with pytest.raises(InputError, match="annealing is 'no'"):

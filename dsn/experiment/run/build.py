@@ -1,5 +1,6 @@
 """From config blocks to a strategy: this file alone unpacks a config into flat keyword arguments."""
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -7,11 +8,13 @@ from torch import nn
 
 from dsn.baselines import STRATEGIES, Setting
 from dsn.errors import InputError
-from dsn.training import DSN
+from dsn.training import DSN, Compute, Plateau, Schedule, Selection, Transfer
 
 from ..config.experiment import Config
 from ..config.network import PixelRange, build_backbone, build_model, replay_arguments
 from ..config.optimizers import optimizer_arguments, optimizer_class
+
+NO_TRANSFER = {"tasks": 0, "forward": 0}
 
 
 def build_strategy(
@@ -33,7 +36,11 @@ def build_strategy(
         make_optimizer=lambda model: build_optimizer(config, model, lr),
         input_shape=sample_shape,
         tasks=tasks,
-        shared=_training(config, device, evaluator) | {"train_epochs": total_epochs(config)},
+        shared={
+            **_training(config, device, evaluator),
+            "schedule": _schedule(config),
+            "train_epochs": total_epochs(config),
+        },
     )
     return STRATEGIES[config.strategy](setting, **options)
 
@@ -48,31 +55,23 @@ def build_dsn(
     pixel_range: PixelRange | None = None,
 ) -> DSN:
     """A fresh masked model and DSN on it, for a stream of ``tasks`` tasks."""
-    train, selection, transfer = config.train, config.selection, config.transfer
+    train, transfer = config.train, config.transfer
     model = build_model(config, sample_shape)
+    chosen = {name: value for name, value in config.selection if name not in ("edges", "initial")}
+    if chosen["planned_tasks"] == "stream":
+        chosen["planned_tasks"] = tasks
+    wanted = {"tasks": transfer.tasks, "forward": transfer.forward} if can_transfer(config) else NO_TRANSFER
+    schedule = replace(
+        _schedule(config), warmup_epochs=train.warmup_epochs, consolidation_epochs=train.consolidation_epochs
+    )
     return DSN(
         model=model,
         optimizer=build_optimizer(config, model),
         train_epochs=train.epochs,
-        warmup_epochs=train.warmup_epochs,
-        consolidation_epochs=train.consolidation_epochs,
-        precision=train.precision,
-        channels_last=train.channels_last,
-        compile=train.compile,
-        sparsity=selection.sparsity,
-        s_max=selection.s_max,
-        annealing=selection.annealing,
-        logit_mean=selection.logit_mean,
-        logit_std=selection.logit_std,
-        budget=selection.budget,
-        planned_tasks=tasks if selection.planned_tasks == "stream" else selection.planned_tasks,
-        growth=selection.growth,
-        score_lr_factor=selection.score_lr_factor,
-        initial=selection.initial.model_dump(),
-        transfer_tasks=transfer.tasks if can_transfer(config) else 0,
-        forward_tasks=transfer.forward if can_transfer(config) else 0,
-        transfer=transfer.mechanism,
-        acceptance=transfer.acceptance,
+        selection=Selection(**chosen, initial=config.selection.initial.model_dump()),
+        schedule=schedule,
+        transfer=Transfer(**wanted, mechanism=transfer.mechanism, acceptance=transfer.acceptance),
+        compute=Compute(train.precision, train.channels_last, train.compile),
         replay=replay_arguments(config, pixel_range),
         seed=config.seed,
         **_training(config, device, evaluator),
@@ -81,18 +80,20 @@ def build_dsn(
 
 def _training(config: Config, device: torch.device, evaluator: Any) -> dict[str, Any]:
     """What is the same for every strategy."""
+    return {"train_mb_size": config.train.batch_size, "device": device, "evaluator": evaluator}
+
+
+def _schedule(config: Config) -> Schedule:
+    """Without the phases that DSN alone has."""
     train = config.train
-    return {
-        "train_mb_size": train.batch_size,
-        "schedule": train.schedule,
-        "plateau": train.plateau.model_dump(),
-        "judge": train.judge,
-        "patience": train.patience,
-        "restore_best": train.restore_best,
-        "average_epochs": train.average_epochs,
-        "device": device,
-        "evaluator": evaluator,
-    }
+    return Schedule(
+        rate=train.schedule,
+        plateau=Plateau(**train.plateau.model_dump()),
+        judge=train.judge,
+        patience=train.patience,
+        restore_best=train.restore_best,
+        average_epochs=train.average_epochs,
+    )
 
 
 def can_transfer(config: Config) -> bool:
