@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from .training import DSN, Compute, Plateau, Schedule, Selection, Transfer
 
 __all__ = [
-    "DSN",
     "Compute",
+    "DSN",
     "InputError",
     "MaskedModel",
     "Plateau",

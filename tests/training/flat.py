@@ -16,7 +16,7 @@ GROUPS = {"selection": Selection, "schedule": Schedule, "transfer": Transfer, "c
 PLACES = {f.name: (group, f.name) for group, made in GROUPS.items() for f in fields(made)} | RENAMED
 
 
-def dsn(**settings: Any) -> DSN:
+def dsn(kind: type[DSN] = DSN, **settings: Any) -> Any:
     groups: dict[str, dict[str, Any]] = {group: {} for group in GROUPS}
     rest = {}
     for name, value in settings.items():
@@ -25,4 +25,4 @@ def dsn(**settings: Any) -> DSN:
         else:
             group, field = PLACES[name]
             groups[group][field] = Plateau(**value) if field == "plateau" else value
-    return DSN(**{group: GROUPS[group](**values) for group, values in groups.items() if values}, **rest)
+    return kind(**{group: GROUPS[group](**values) for group, values in groups.items() if values}, **rest)

@@ -11,6 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks import split_digits
 from dsn import DSN, backbones, mask_neurons
+from tests.training.flat import dsn
 
 aten = torch.ops.aten
 ASKING = {
@@ -67,7 +68,8 @@ def learn_two_tasks(net: str, **settings) -> Watched:
     torch.manual_seed(0)
     edges = settings.pop("edges", "none")
     model = mask_neurons(build(), example_input=torch.zeros(1, *shape), edges=edges)
-    cl = Watched(
+    cl = dsn(
+        Watched,
         model=model,
         optimizer=torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9, weight_decay=1e-4),
         train_mb_size=16,

@@ -3,6 +3,7 @@
 import copy
 import inspect
 import random
+from dataclasses import fields
 
 import numpy as np
 import pytest
@@ -12,8 +13,8 @@ from avalanche.core import SupervisedPlugin
 from benchmarks import split_digits
 from dsn import DSN, InputError, backbones, mask_neurons
 from dsn.storage import read_tree, write_tree
-from dsn.training.state import SETTINGS as SETTINGS_THAT_MUST_FIT
-from tests.training.flat import dsn
+from dsn.training.state import settings
+from tests.training.flat import GROUPS, RENAMED, dsn
 
 SETTINGS = {
     "sgd": {"optimizer": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, weight_decay=1e-3)},
@@ -136,10 +137,13 @@ def learn_from(strategy, stream, task):
 
 
 def test_every_argument_that_training_depends_on_must_fit():
-    own = {"model", "optimizer", "criterion", "plugins", "evaluator", "eval_every", "base_kwargs"}
+    strategy = make(next(iter(SETTINGS)))
+    own = {"model", "criterion", "evaluator", "avalanche", *GROUPS}
     without_effect = {"eval_mb_size", "cache", "cache_bytes", "device", "compile"}
-    arguments = set(inspect.signature(DSN).parameters) - own - without_effect
-    assert arguments == set(SETTINGS_THAT_MUST_FIT)
+    flat = {place: name for name, place in RENAMED.items()}
+    fitting = {flat.get((g, f.name), f.name) for g, made in GROUPS.items() for f in fields(made)}
+    arguments = set(inspect.signature(DSN).parameters) - own | fitting
+    assert arguments - without_effect == set(settings(strategy))
 
 
 def test_evaluating_meanwhile_does_no_harm(stream):
