@@ -4,7 +4,6 @@ schedule, early stopping.
 Shapes: x [n, ...]; y [n] int64, the class's position in its task; logits [batch, classes of the task].
 """
 
-import math
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -20,11 +19,10 @@ from torch.optim import Optimizer
 from ..errors import InputError
 from ..evaluation.experiences import name_of, task_label
 from ..masking.layers import MASKABLE, evaluating
-from ..training.average import running_mean
-from ..training.best_state import BestState
 from ..training.groups import ParameterGroups, Undecayed, options_of
 from ..training.loader import StreamLoader, TensorLoader
 from ..training.loading import Loading, no_validation, refuse_below
+from ..training.phases import Phases
 from ..training.samples import read_samples
 from ..training.schedule import Scheduler, summed_score
 from ..training.settings import Schedule
@@ -35,7 +33,7 @@ Samples = tuple[Tensor, Tensor]
 WEIGHT_BYTES = 4  # float32
 
 
-class Baseline(Loading, SupervisedTemplate):
+class Baseline(Phases, Loading, SupervisedTemplate):
     """Training of one shared network task after task; by itself plain finetuning.
 
     Args: those of ``DSN`` that are not about masks; ``train_epochs`` counts all epochs of a task, so that
@@ -188,33 +186,18 @@ class Baseline(Loading, SupervisedTemplate):
             self.model.end_task(self.model.tasks[-1])
         self._before = None
 
-    def _train_phase(self, task: int, epochs: int, scheduler: Scheduler, **kwargs: Any) -> None:
-        best = BestState(cast(Any, self), task)
-        mean = self._mean = running_mean(self, best.tensors)
-        scheduler.begin_phase()
-        for _ in range(epochs):
-            self._before_training_epoch(**kwargs)
-            if self._stop_training:
-                self._stop_training = False
-                break
-            self._first_bad = torch.full((), -1, device=self.device)
-            self.training_epoch(**kwargs)
-            if int(self._first_bad) >= 0:
-                raise InputError(
-                    f"task {task}, epoch {self.clock.train_exp_epochs}, iteration {int(self._first_bad)}: "
-                    "the loss is not finite; lower the learning rate, or look for such values in the data"
-                )
-            self._after_training_epoch(**kwargs)
-            if self.schedule.judges:
-                with mean.in_place():
-                    best.offer(self._validation_score())
-            ended = scheduler.step(best.latest)
-            if ended or best.epochs_since >= (self.schedule.patience or math.inf):
-                break
-        if self.schedule.restore_best:
-            best.restore()
-        else:
-            mean.put()
+    def _restorable(self) -> Any:
+        return self  # its task_parameters are what the method trains
+
+    def _begin_losses(self) -> None:
+        self._first_bad = torch.full((), -1, device=self.device)
+
+    def _refuse_bad_loss(self) -> None:
+        if (iteration := int(self._first_bad)) >= 0:
+            raise InputError(
+                f"task {self.model.tasks[-1]}, epoch {self.clock.train_exp_epochs}, iteration {iteration}: "
+                "the loss is not finite; lower the learning rate, or look for such values in the data"
+            )
 
     def _make_scheduler(self) -> Scheduler:
         chosen = self.schedule
@@ -277,8 +260,8 @@ class Baseline(Loading, SupervisedTemplate):
             raise no_validation(task)
         self._validation[task] = on(self.device, samples)
 
-    def _validation_score(self) -> float:
-        """Mean over the judged tasks of the score of their validation data, higher is better."""
+    def _validation_score(self, _task: int) -> float:
+        """Mean over the judged tasks of the score of their validation data."""
         shares = []
         with evaluating(self.model):
             for task in self.judged_tasks():

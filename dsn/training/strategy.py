@@ -4,7 +4,6 @@ One task goes: add_task -> epochs with soft gates -> commit -> (consolidation) -
 ``dsn.masking``: x [batch, ...], logits [batch, classes of the task].
 """
 
-import math
 import os
 import shutil
 import warnings
@@ -26,13 +25,12 @@ from ..masking.initial import start_task
 from ..masking.layers import evaluating
 from ..storage import Tree, read_tree, write_tree
 from ..transfer import MECHANISMS, ForwardOutcome, TransferOutcome
-from .average import running_mean
 from .beginning import Beginning
-from .best_state import BestState
 from .groups import ParameterGroups, Undecayed
 from .hooks import IterationHooks
 from .loader import Batches, explaining_dead_workers
 from .loading import Loading, no_validation, refuse_below
+from .phases import Phases
 from .samples import read_samples
 from .schedule import Scheduler, summed_score
 from .settings import Compute, Schedule, Selection, Transfer
@@ -61,7 +59,7 @@ def _refuse_gates(selection: Selection, transfer: Transfer) -> None:
         raise InputError("edges choose what a task reads, and planned_tasks what it owns: leave budget out")
 
 
-class DSN(IterationHooks, Loading, SupervisedTemplate):
+class DSN(IterationHooks, Phases, Loading, SupervisedTemplate):
     """Data-free subnetworks (Gao et al., NeurIPS 2023) for task-incremental streams.
 
     Args:
@@ -151,7 +149,6 @@ class DSN(IterationHooks, Loading, SupervisedTemplate):
         self._begun: Beginning | None = None
         self.phase: int | None = None
         """of the task being learnt, see ``state.END``; None between tasks"""
-        self.phase_epoch = 0
         self.resumed: Resumed | None = None
         self.at_rest: Callable[[str], None] | None = None
         """called wherever the state can be taken: after each "iteration", and before the "end" of a task"""
@@ -269,7 +266,9 @@ class DSN(IterationHooks, Loading, SupervisedTemplate):
             self.resumed.begin_training(self)
         for self.phase in range(first, END):
             self._begin_phase(task)
-            self._train_phase(task, **kwargs)
+            go_on = None if self.resumed is None else self.resumed.epoch
+            epochs = self._phases()[self.phase]
+            self._train_phase(task, epochs, self._scheduler, go_on=go_on, **kwargs)
         self.phase, self.resumed, self._losses = END, None, []
         self.model.freeze(task)
         if self.transfer.wanted:
@@ -309,36 +308,14 @@ class DSN(IterationHooks, Loading, SupervisedTemplate):
         if forward is not None:
             self.forward_transfers.append(forward)
 
-    def _train_phase(self, task: int, **kwargs: Any) -> None:
-        epochs = self._phases()[self.phase or 0]
-        best = self._best = BestState(self.model, task)
-        mean = self._mean = running_mean(self, best.tensors)
-        if self.resumed is None:
-            self._scheduler.begin_phase()
-        first = 0 if self.resumed is None else self.resumed.epoch
-        for self.phase_epoch in range(first, epochs):
-            self._before_training_epoch(**kwargs)
-            if self._stop_training:
-                self._stop_training = False
-                break
-            self._losses = []
-            if self.resumed is not None:
-                self.resumed.begin_epoch(self)
-                self.resumed = None
-            self.training_epoch(**kwargs)
-            self._refuse_bad_loss()
-            self._after_training_epoch(**kwargs)
-            if self.schedule.judges and self._validation is not None:
-                score = self.accuracy if self.schedule.judge == "accuracy" else self.minus_loss
-                with mean.in_place():
-                    best.offer(score(*self._validation, task))
-            ended = self._scheduler.step(best.latest)
-            if ended or best.epochs_since >= (self.schedule.patience or math.inf):
-                break
-        if self.schedule.restore_best:
-            best.restore()
-        else:
-            mean.put()
+    def _restorable(self) -> MaskedModel:
+        return self.model
+
+    def _begin_losses(self) -> None:
+        self._losses = []
+        if self.resumed is not None:
+            self.resumed.begin_epoch(self)
+            self.resumed = None
 
     def _phases(self) -> tuple[int, int, int]:
         """Epochs of warm-up, of soft gates, of consolidation."""
@@ -456,16 +433,17 @@ class DSN(IterationHooks, Loading, SupervisedTemplate):
             raise no_validation(task)
         return samples
 
+    def _validation_score(self, task: int) -> float:
+        assert self._validation is not None  # or the task would not have begun
+        return self._mean_score(*self._validation, task, self.schedule.judge)
+
     def accuracy(self, x: Tensor, y: Tensor, task: int) -> float:
         """Share of x [n, ...] that ``task`` gives the class y [n], with the committed bits, in [0, 1]."""
         return self._mean_score(x, y, task, "accuracy")
 
-    def minus_loss(self, x: Tensor, y: Tensor, task: int) -> float:
-        """Minus the mean cross-entropy of ``task`` over x [n, ...], y [n], with the committed bits."""
-        return self._mean_score(x, y, task, "loss")
-
     @torch.no_grad()
     def _mean_score(self, x: Tensor, y: Tensor, task: int, judge: str) -> float:
+        """Mean of what ``judge`` says over x [n, ...], y [n], with the committed bits."""
         with evaluating(self.model):
             parts = [
                 summed_score(self._logits(part.to(self.device), task), target.to(self.device), judge)

@@ -163,11 +163,11 @@ def test_restore_best_and_patience_follow_validation(stream) -> None:
     states: list[Tensor] = []
     cl = strategy(train_epochs=6, patience=3, restore_best=True)
 
-    def scripted(x: Tensor, y: Tensor, task: int) -> float:
+    def scripted(task: int) -> float:
         states.append(cl.model.layer("1").weight.detach().clone())
         return next(scores)
 
-    cl.accuracy = scripted
+    cl._validation_score = scripted
     cl.train(stream.train_stream[0], eval_streams=[stream.valid_stream[0]])
     assert len(states) == 5  # three epochs without a better score than the second's
     assert torch.equal(cl.model.layer("1").weight, states[1])
