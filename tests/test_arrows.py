@@ -44,12 +44,10 @@ def test_packages_import_only_what_stands_before_them() -> None:
         allowed = {*ORDER[: ORDER.index(package) + 1], "evaluation"} if package in ORDER else {"masking"}
         if package in ("masking", "replay", "transfer"):
             allowed.discard("evaluation")
-        allowed |= {"pruning": {"evaluation"}, "experiment": {"pruning"}, "cli": {"pruning"}}.get(
-            package, set()
-        )
+        allowed |= {"experiment": {"topology"}, "cli": {"topology"}}.get(package, set())
         for name in imports(path):
             parts = name.split(".")
-            if parts[0] == "dsn" and len(parts) > 1 and parts[1] in {*ORDER, "evaluation", "pruning"}:
+            if parts[0] == "dsn" and len(parts) > 1 and parts[1] in {*ORDER, "evaluation", "topology"}:
                 found += 1
                 assert parts[1] in {*allowed, package}, f"{path} imports {name}"
             assert not (parts[0] == "benchmarks" and package != "experiment"), f"{path} imports {name}"

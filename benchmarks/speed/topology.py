@@ -17,11 +17,11 @@ from pathlib import Path
 from rich.console import Console
 
 from benchmarks import streams
-from dsn.evaluation.topology_tasks import task_topologies, task_topology
 from dsn.experiment.config.experiment import load
 from dsn.experiment.config.machine import set_up
 from dsn.experiment.run.learn import Session, learn
 from dsn.masking import MaskedModel
+from dsn.topology.tasks import task_topologies, task_topology
 
 CONFIG = Path(__file__).parent.parent.parent / "configs" / "quickstart.yaml"
 

@@ -14,7 +14,7 @@ from dsn.baselines.network import TaskNetwork
 from dsn.baselines.subnetworks import PackNetNetwork, unchanged
 from dsn.baselines.weight_masks import WeightMaskedNetwork, how_many, top_k
 from dsn.errors import InputError
-from dsn.evaluation.topology import topology
+from dsn.topology.measures import topology
 
 from .setups import ADAMW, CONV, TASKS, Trained, config
 

@@ -14,9 +14,9 @@ from dsn.experiment.labs.topology_result import PrunedRun, summarise
 from dsn.experiment.labs.topology_train import make_network, train_pruned
 from dsn.experiment.result.result import read_result
 from dsn.experiment.run.topology_lines import warnings_of
-from dsn.pruning import PRUNERS, prune
-from dsn.pruning.layers import weights_of
-from dsn.pruning.start import apply_masks
+from dsn.topology import PRUNERS, prune
+from dsn.topology.layers import weights_of
+from dsn.topology.start import apply_masks
 
 CONFIG = """
 stream: {name: split_digits, tasks: 2, classes_per_task: 3}

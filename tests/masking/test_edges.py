@@ -11,12 +11,12 @@ from torch.nn import functional as F
 
 from dsn import InputError, ProtectedWeights, grow, mask_neurons
 from dsn.baselines.memory import masked_model_memory
-from dsn.evaluation.topology_tasks import task_topology
 from dsn.masking.bits import pack_bits
 from dsn.masking.edges import EDGES, weights_of
 from dsn.masking.fingerprint import Fingerprints
 from dsn.masking.fit import refuse_unfit
 from dsn.masking.records import Lateral
+from dsn.topology.tasks import task_topology
 from dsn.transfer.similarity import similarity
 from tests.masking.test_zero_forgetting import random_nets
 from tests.nets import NETS, OPTIMIZERS, learn, logits, same

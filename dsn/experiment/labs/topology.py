@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 from benchmarks import streams
 from dsn.errors import InputError
-from dsn.evaluation.topology import Topology, topology
-from dsn.pruning import PRUNERS, prune
-from dsn.pruning.layers import weights_of
-from dsn.pruning.start import apply_masks
+from dsn.topology import PRUNERS, prune
+from dsn.topology.layers import weights_of
+from dsn.topology.measures import Topology, topology
+from dsn.topology.start import apply_masks
 from dsn.training.loader import read_samples
 
 from ..base.console import make_console, say, show_table
@@ -89,14 +89,18 @@ def topology_lab(
             seconds=time.perf_counter() - started,
             environment=environment(set_up(config)),
         )
-        text = json.dumps(result.model_dump(mode="json"), indent=2, allow_nan=False)
-        write_whole(folder / "topology.json", text + "\n")
-        write_whole(folder / "topology.md", markdown(result))
-        write_whole(folder / "config.yaml", dump(config))
-        draw_topology(result, folder / "topology.png")
+        _write(result, config, folder)
     _show(console, result)
     say(console, f"written to {target}")
     return result, target
+
+
+def _write(result: TopologyResult, config: Config, folder: Path) -> None:
+    text = json.dumps(result.model_dump(mode="json"), indent=2, allow_nan=False)
+    write_whole(folder / "topology.json", text + "\n")
+    write_whole(folder / "topology.md", markdown(result))
+    write_whole(folder / "config.yaml", dump(config))
+    draw_topology(result, folder / "topology.png")
 
 
 def parse_densities(text: str) -> list[float]:
@@ -148,19 +152,8 @@ def _one_seed(
         return network
 
     def tell(pruner: str, density: float, network: nn.Module, found: Topology, seconds: float) -> PrunedRun:
-        run = PrunedRun(
-            seed=config.seed,
-            pruner=pruner,
-            density=density,
-            accuracy=accuracy_of(network, *test),
-            live_parameters=found.live_parameters,
-            effective_parameters=found.effective_parameters,
-            effective_kernels=found.effective_kernels,
-            effective_nodes=found.effective_nodes,
-            log10_paths=found.log10_paths,
-            collapsed=found.collapsed,
-            seconds=seconds,
-        )
+        accuracy = accuracy_of(network, *test)
+        run = _pruned_run(config.seed, pruner, density, accuracy, found, seconds)
         lost = f"  collapsed: {', '.join(run.collapsed)}" if run.collapsed else ""
         say(
             console,
@@ -186,6 +179,24 @@ def _one_seed(
                 tell(pruner, density, network, topology(start, masks, shape), time.perf_counter() - began)
             )
     return runs
+
+
+def _pruned_run(
+    seed: int, pruner: str, density: float, accuracy: float, found: Topology, seconds: float
+) -> PrunedRun:
+    return PrunedRun(
+        seed=seed,
+        pruner=pruner,
+        density=density,
+        accuracy=accuracy,
+        live_parameters=found.live_parameters,
+        effective_parameters=found.effective_parameters,
+        effective_kernels=found.effective_kernels,
+        effective_nodes=found.effective_nodes,
+        log10_paths=found.log10_paths,
+        collapsed=found.collapsed,
+        seconds=seconds,
+    )
 
 
 def _few_a_class(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:

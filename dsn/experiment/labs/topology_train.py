@@ -11,7 +11,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR
 from dsn.baselines.network import feature_size, headless
 from dsn.errors import InputError
 from dsn.masking.layers import evaluating
-from dsn.pruning.layers import weights_of
+from dsn.topology.layers import weights_of
 from dsn.training.loader import TensorLoader
 
 from ..config.experiment import Config

@@ -14,10 +14,10 @@ from safetensors.torch import save as serialize
 
 from dsn.errors import InputError
 from dsn.evaluation.capacity import jaccard, mask_bytes, neurons, similarity
-from dsn.evaluation.topology_tasks import task_topologies
 from dsn.masking import MaskedModel
 from dsn.masking.fit import refuse_unfit
 from dsn.storage import checksum
+from dsn.topology.tasks import task_topologies
 
 from ..config.experiment import Config, dump
 from ..config.network import PixelRange, architecture, build_backbone, build_model

@@ -12,9 +12,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from dsn.errors import InputError
 from dsn.evaluation.capacity import Neurons
 from dsn.evaluation.metrics import Matrix, as_matrix
-from dsn.evaluation.topology_tasks import TaskTopology
 from dsn.masking.fingerprint import Fingerprint
 from dsn.storage import write_bytes
+from dsn.topology.tasks import TaskTopology
 
 from ..config.problems import describe
 

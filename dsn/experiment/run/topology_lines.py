@@ -5,8 +5,8 @@ from typing import Any
 from rich.console import Console
 
 from dsn.errors import InputError
-from dsn.evaluation.topology_tasks import TaskTopology, task_topology
 from dsn.masking import MaskedModel
+from dsn.topology.tasks import TaskTopology, task_topology
 
 from ..base.console import say
 

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from dsn.evaluation import Neurons, all_metrics
-from dsn.evaluation.topology_tasks import TaskTopology
 from dsn.experiment.compare.comparison import (
     Comparison,
     RunEntry,
@@ -25,6 +24,7 @@ from dsn.experiment.result.result import (
     Transfer,
     write_result,
 )
+from dsn.topology.tasks import TaskTopology
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from dsn.evaluation.topology_tasks import TaskTopology
+from dsn.topology.tasks import TaskTopology
 
 from ...result.result import Result, TaskUse
 from ...run.topology_lines import warnings_of

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from dsn.errors import InputError
 from dsn.masking import MaskedModel
 
-from .topology import Taps, Topology, WeightTaps, arriving, as_log10, measure
-from .topology_wiring import INPUT, OUTPUT, Link, Stage, Wiring, find_wiring
+from .measures import Taps, Topology, WeightTaps, arriving, as_log10, measure
+from .wiring import INPUT, OUTPUT, Link, Stage, Wiring, find_wiring
 
 HEAD: Stage = ("the task's head", 0)
 

@@ -1,4 +1,4 @@
-"""Which weights a network keeps, chosen before training: data-agnostic pruners and their references."""
+"""What a mask's wiring is worth, in nodes and paths, and masks chosen before training by it."""
 
 from .layers import densities, narrow
 from .prune import PRUNERS, prune

@@ -11,9 +11,9 @@ from torch import nn
 
 from dsn import backbones
 from dsn.errors import InputError
-from dsn.evaluation.topology import topology
-from dsn.pruning import PRUNERS, densities, prune
-from dsn.pruning.layers import regular
+from dsn.topology import PRUNERS, densities, prune
+from dsn.topology.layers import regular
+from dsn.topology.measures import topology
 
 NETS = {
     "mlp": (lambda: nn.Sequential(backbones.mlp(20, (30, 30)), nn.Linear(30, 4)), (1, 20)),

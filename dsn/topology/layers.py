@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dsn.evaluation.topology_wiring import INPUT, OUTPUT, Wiring
 from dsn.masking.layers import MASKABLE
+
+from .wiring import INPUT, OUTPUT, Wiring
 
 Shapes = Mapping[str, torch.Size]
 Masks = dict[str, Tensor]

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import Bounds, LinearConstraint, milp
 
-from dsn.pruning.balancing import balance, relative, weights
+from dsn.topology.balancing import balance, relative, weights
 
 CASES = 320
 

@@ -12,10 +12,10 @@ from torch import nn
 
 from dsn import backbones, grow, mask_neurons
 from dsn.errors import InputError
-from dsn.evaluation.topology import topology
-from dsn.evaluation.topology_tasks import task_topologies, task_topology
-from dsn.evaluation.topology_wiring import find_wiring
 from dsn.masking.wiring import live_inputs
+from dsn.topology.measures import topology
+from dsn.topology.tasks import task_topologies, task_topology
+from dsn.topology.wiring import find_wiring
 
 MORE = settings(max_examples=100, deadline=None)
 pytestmark = pytest.mark.filterwarnings("ignore:task .. no free neuron")
@@ -155,8 +155,8 @@ def test_oracle_of_a_small_mlp():
 
 
 def test_paths_to_and_from_every_node_of_the_oracle():
-    from dsn.evaluation.topology import count_paths, taps_of
-    from dsn.evaluation.topology_wiring import INPUT
+    from dsn.topology.measures import count_paths, taps_of
+    from dsn.topology.wiring import INPUT
 
     rows = ["110 011 001 000", "1100 0101 0001 1000", "1110 0100"]
     net = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2))

@@ -18,12 +18,12 @@ from torch.nn import functional as F
 from torch.nn.utils.prune import L1Unstructured
 
 from dsn.errors import InputError
-from dsn.evaluation.topology import WeightTaps, arriving
-from dsn.evaluation.topology_wiring import INPUT, find_wiring
 from dsn.masking.norms import NORMS
 
 from .balancing import balance
 from .layers import Masks, budget_of, densities, narrow, regular, weights_of
+from .measures import WeightTaps, arriving
+from .wiring import INPUT, find_wiring
 
 Samples = tuple[Tensor, Tensor]
 ROUNDS = 100  # of SynFlow, as in the paper

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from dsn.errors import InputError
 from dsn.masking.layers import MASKABLE
 
-from .topology_wiring import INPUT, OUTPUT, Stage, Wiring, find_wiring
+from .wiring import INPUT, OUTPUT, Stage, Wiring, find_wiring
 
 SPREAD = 600.0  # numbers whose logarithms differ by less can be added up in float64 without underflow
 
