@@ -20,7 +20,8 @@ from dsn.baselines import MemoryUse
 from dsn.experiment.compare import work as compare_job
 from dsn.experiment.compare.comparison import load_comparison
 from dsn.experiment.compare.tune import Search
-from dsn.experiment.config.experiment import TorchvisionConfig, load
+from dsn.experiment.config.backbone import TorchvisionConfig
+from dsn.experiment.config.experiment import load
 from dsn.experiment.config.network import build_model
 from dsn.experiment.result.files import load_model, save_model
 from dsn.experiment.result.key import read_key

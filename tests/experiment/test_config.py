@@ -3,6 +3,7 @@
 import inspect
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -11,9 +12,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dsn.errors import InputError
-from dsn.experiment.config.experiment import Config, ReplayConfig, TransferConfig, dump, load
+from dsn.experiment.config.experiment import Config, ReplayConfig, SelectionConfig, TransferConfig, dump, load
+from dsn.experiment.config.train import PlateauConfig, TrainConfig
 from dsn.replay import synthesise
-from dsn.training import DSN
+from dsn.training import Compute, Plateau, Schedule, Selection, Transfer
 
 ROOT = Path(__file__).parents[2]
 MINIMAL = "stream: {name: split_digits}\n"
@@ -246,16 +248,35 @@ def test_any_value_of_any_key_is_read_or_an_input_error(file, key, value):
         assert str(error)
 
 
-def test_replay_and_transfer_have_the_defaults_of_the_functions_they_are_for():
-    synthesis, strategy = (inspect.signature(f).parameters for f in (synthesise, DSN))
-    replay, transfer = ReplayConfig(), TransferConfig()
+def test_replay_has_the_defaults_of_the_function_that_it_is_for():
+    synthesis, replay = inspect.signature(synthesise).parameters, ReplayConfig()
     assert {"images", "generator", "steps"} < set(ReplayConfig.model_fields) < set(synthesis)
     assert set(synthesis) - set(ReplayConfig.model_fields) == {"model", "task", "seed", "pixel_range"}
     for name, value in replay.model_dump(exclude={"images"}).items():
         assert value == synthesis[name].default, name
-    assert transfer.tasks == strategy["transfer_tasks"].default
-    assert transfer.mechanism == strategy["transfer"].default
-    assert transfer.acceptance == strategy["acceptance"].default
+
+
+@pytest.mark.parametrize(
+    ("group", "block", "renamed"),
+    [
+        (Selection(), SelectionConfig(), {}),
+        (Transfer(), TransferConfig(), {}),
+        (Schedule(), TrainConfig(), {"rate": "schedule"}),
+        (Compute(), TrainConfig(), {}),
+        (Plateau(), PlateauConfig(), {}),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_the_blocks_of_a_config_mirror_the_settings_of_a_strategy(group, block, renamed):
+    """By name and default; a strategy alone has a cache, a config alone says what edges its network has."""
+    settings = {f.name: getattr(group, f.name) for f in fields(group)}
+    there = {renamed.get(name, name): value for name, value in settings.items() if "cache" not in name}
+    for name, value in there.items():
+        kept = getattr(block, name)
+        assert name in ("plateau", "initial") or kept == value, name
+    if not isinstance(block, TrainConfig):
+        alone = {"edges"} if isinstance(group, Selection) else set()
+        assert set(type(block).model_fields) == set(there) | alone
 
 
 def test_reading_a_config_imports_no_avalanche():
