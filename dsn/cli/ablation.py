@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Any
 
-from .options import add_config, device, shown
+from .options import add_lab, seeds_of, settings, shown
 
 
 def add(commands: Any) -> None:
@@ -15,32 +14,17 @@ def add(commands: Any) -> None:
         "transfer-ablation", help="what each setting of replay and transfer is worth, on the same networks"
     )
     command.set_defaults(do=do)
-    add_config(command)
-    command.add_argument("--seeds", default="0,1,2,3,4", metavar="N,N,...", help="default: 0,1,2,3,4")
-    command.add_argument(
-        "--vary",
-        action="append",
-        required=True,
-        metavar="'KEY=VALUE ...'",
-        help="a variant: settings of transfer and replay, parted by spaces; may be repeated",
-    )
-    command.add_argument(
-        "--out", type=Path, metavar="DIR", help="new or empty folder; default: results/<config>-ablation"
-    )
+    add_lab(command, "ablation", varied="settings of transfer and replay,")
 
 
 def do(options: argparse.Namespace, words: list[str]) -> None:
     """Its call."""
-    from ..experiment.config.seeds import parse_seeds
-    from ..experiment.config.unused import say_unused
-
-    seeds = parse_seeds(options.seeds)
-    say_unused(options.config, options.overrides, "transfer-ablation", seeds)
+    seeds = seeds_of(options, "transfer-ablation")
 
     from ..experiment.base.quiet import importing_avalanche
 
     with importing_avalanche():
         from ..experiment.labs.ablation import ablation, load_variants
 
-    variants = load_variants(options.config, [*options.overrides, *device(options)], options.vary)
+    variants = load_variants(options.config, settings(options), options.vary)
     ablation(variants, seeds, options.out, name=options.config.stem, command=shown(words))

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from .options import add_settings, device, shown
+from .options import add_jobs, add_settings, refuse_no_jobs, settings, shown
 from .status import FAILED, INTERRUPTED
 
 
@@ -23,7 +23,7 @@ def add(commands: Any) -> None:
     command.add_argument("--strategies", required=True, metavar="NAME,NAME,...", help="e.g. dsn,ewc,naive")
     command.add_argument("--seeds", default="0,1,2", metavar="N,N,...", help="default: 0,1,2")
     add_settings(command)
-    command.add_argument("--jobs", type=int, default=1, metavar="N", help="runs at once; default: 1")
+    add_jobs(command)
     command.add_argument("--reference", metavar="NAME", help="strategy that others are compared with; dsn")
     command.add_argument(
         "--tune",
@@ -45,13 +45,11 @@ def add(commands: Any) -> None:
 
 def do(options: argparse.Namespace, words: list[str]) -> None:
     """Its call."""
-    from ..errors import InputError
     from ..experiment.compare.plan import make_plan
     from ..experiment.config.seeds import parse_seeds
     from ..experiment.config.unused import say_unused
 
-    if options.jobs < 1:
-        raise InputError(f"--jobs {options.jobs}: must be 1 or more")
+    refuse_no_jobs(options)
     seeds = parse_seeds(options.seeds)
     for path in options.configs:
         say_unused(path, options.overrides, "compare", seeds)
@@ -59,7 +57,7 @@ def do(options: argparse.Namespace, words: list[str]) -> None:
         options.configs,
         options.strategies,
         options.seeds,
-        [*options.overrides, *device(options)],
+        settings(options),
         reference=options.reference,
         tune=options.tune,
         tune_tasks=options.tune_tasks,

@@ -28,6 +28,51 @@ def add_settings(command: argparse.ArgumentParser) -> None:
     command.add_argument("--device", metavar="D", help="auto, cpu, cuda, ..., instead of the config's")
 
 
+def add_lab(command: argparse.ArgumentParser, suffix: str, varied: str | None = None) -> None:
+    """What every lab has: a config, seeds, variants of what is ``varied``, and a folder to write."""
+    add_config(command)
+    command.add_argument("--seeds", default="0,1,2,3,4", metavar="N,N,...", help="default: 0,1,2,3,4")
+    if varied is not None:
+        command.add_argument(
+            "--vary",
+            action="append",
+            required=True,
+            metavar="'KEY=VALUE ...'",
+            help=f"a variant: {varied} parted by spaces; may be repeated",
+        )
+    command.add_argument(
+        "--out", type=Path, metavar="DIR", help=f"new or empty folder; default: results/<config>-{suffix}"
+    )
+
+
+def add_jobs(command: argparse.ArgumentParser) -> None:
+    """How many runs at once."""
+    command.add_argument("--jobs", type=int, default=1, metavar="N", help="runs at once; default: 1")
+
+
+def refuse_no_jobs(options: argparse.Namespace) -> None:
+    """Raise InputError for fewer than one."""
+    from ..errors import InputError
+
+    if options.jobs < 1:
+        raise InputError(f"--jobs {options.jobs}: must be 1 or more")
+
+
+def seeds_of(options: argparse.Namespace, command: str) -> list[int]:
+    """The seeds of a lab; says which keys of its config ``command`` does not use."""
+    from ..experiment.config.seeds import parse_seeds
+    from ..experiment.config.unused import say_unused
+
+    seeds = parse_seeds(options.seeds)
+    say_unused(options.config, options.overrides, command, seeds)
+    return seeds
+
+
+def settings(options: argparse.Namespace) -> list[str]:
+    """``--set`` and ``--device`` as settings of the config."""
+    return [*options.overrides, *device(options)]
+
+
 def device(options: argparse.Namespace) -> list[str]:
     """``--device`` as a setting of the config."""
     return [] if options.device is None else [f"device={options.device}"]

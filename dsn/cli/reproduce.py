@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from .options import add_settings, device, shown
+from .options import add_jobs, add_settings, refuse_no_jobs, settings, shown
 from .status import FAILED, INTERRUPTED
 
 
@@ -26,7 +26,7 @@ def add(commands: Any) -> None:
     command.add_argument("--seeds", default="0,1,2", metavar="N,N,...", help="default: 0,1,2")
     command.add_argument("--epochs", type=int, metavar="N", help="at most N a task; said in the table")
     add_settings(command)
-    command.add_argument("--jobs", type=int, default=1, metavar="N", help="runs at once; default: 1")
+    add_jobs(command)
     command.add_argument(
         "--out",
         type=Path,
@@ -40,10 +40,8 @@ def add(commands: Any) -> None:
 
 def do(options: argparse.Namespace, words: list[str]) -> None:
     """Its call."""
-    from ..errors import InputError
 
-    if options.jobs < 1:
-        raise InputError(f"--jobs {options.jobs}: must be 1 or more")
+    refuse_no_jobs(options)
     from ..experiment.base.quiet import importing_avalanche
 
     with importing_avalanche():
@@ -54,7 +52,7 @@ def do(options: argparse.Namespace, words: list[str]) -> None:
             options.protocol,
             options.strategies or STRATEGIES,
             options.seeds,
-            [*options.overrides, *device(options)],
+            settings(options),
             epochs=options.epochs,
             out=options.out,
             jobs=options.jobs,

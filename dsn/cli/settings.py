@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Any
 
-from .options import add_config, device, shown
+from .options import add_lab, seeds_of, settings, shown
 
 
 def add(commands: Any) -> None:
@@ -15,32 +14,17 @@ def add(commands: Any) -> None:
         "settings-ablation", help="what any settings are worth: ACC of variants, paired by seed"
     )
     command.set_defaults(do=do)
-    add_config(command)
-    command.add_argument("--seeds", default="0,1,2,3,4", metavar="N,N,...", help="default: 0,1,2,3,4")
-    command.add_argument(
-        "--vary",
-        action="append",
-        required=True,
-        metavar="'KEY=VALUE ...'",
-        help="a variant: settings parted by spaces; may be repeated",
-    )
-    command.add_argument(
-        "--out", type=Path, metavar="DIR", help="new or empty folder; default: results/<config>-settings"
-    )
+    add_lab(command, "settings", varied="settings")
 
 
 def do(options: argparse.Namespace, words: list[str]) -> None:
     """Its call."""
-    from ..experiment.config.seeds import parse_seeds
-    from ..experiment.config.unused import say_unused
-
-    seeds = parse_seeds(options.seeds)
-    say_unused(options.config, options.overrides, "settings-ablation", seeds)
+    seeds = seeds_of(options, "settings-ablation")
 
     from ..experiment.base.quiet import importing_avalanche
 
     with importing_avalanche():
         from ..experiment.labs.settings import load_settings, settings_ablation
 
-    variants = load_settings(options.config, [*options.overrides, *device(options)], options.vary)
+    variants = load_settings(options.config, settings(options), options.vary)
     settings_ablation(variants, seeds, options.out, name=options.config.stem, command=shown(words))

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Any
 
-from .options import add_config, device, shown
+from .options import add_lab, seeds_of, settings, shown
 
 
 def add(commands: Any) -> None:
@@ -15,7 +14,7 @@ def add(commands: Any) -> None:
         "topology", help="masks chosen before training: accuracy beside effective nodes and paths"
     )
     command.set_defaults(do=do)
-    add_config(command)
+    add_lab(command, "topology")
     command.add_argument("--densities", default="0.1,0.03,0.01", metavar="D,D,...", help="0.1,0.03,0.01")
     command.add_argument(
         "--pruners",
@@ -23,27 +22,20 @@ def add(commands: Any) -> None:
         metavar="NAME,NAME,...",
         help="default: random,regular,narrow,synflow,npb,snip,magnitude",
     )
-    command.add_argument("--seeds", default="0,1,2,3,4", metavar="N,N,...", help="default: 0,1,2,3,4")
     command.add_argument("--task", type=int, default=0, metavar="N", help="of the stream; default: 0")
     command.add_argument(
         "--rescale", action="store_true", help="start from weights scaled to each neuron's active fan-in"
     )
     command.add_argument("--alpha", type=float, default=0.01, metavar="A", help="of npb, nodes; 0.01")
     command.add_argument("--beta", type=float, default=1.0, metavar="B", help="of npb, kernels; 1")
-    command.add_argument(
-        "--out", type=Path, metavar="DIR", help="new or empty folder; default: results/<config>-topology"
-    )
 
 
 def do(options: argparse.Namespace, words: list[str]) -> None:
     """Its call."""
     from ..experiment.config.experiment import load
-    from ..experiment.config.seeds import parse_seeds
-    from ..experiment.config.unused import say_unused
 
-    seeds = parse_seeds(options.seeds)
-    say_unused(options.config, options.overrides, "topology", seeds)
-    config = load(options.config, [*options.overrides, *device(options)])
+    seeds = seeds_of(options, "topology")
+    config = load(options.config, settings(options))
 
     from ..experiment.base.quiet import importing_avalanche
 
