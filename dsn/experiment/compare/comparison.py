@@ -7,13 +7,10 @@ import json
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
-from dsn.errors import InputError
-
-from ..config.problems import describe
 from ..result.interval import Interval
-from ..result.result import Part, write_whole
+from ..result.result import Part, read_part, write_whole
 
 COMPARISON_VERSION: Final = 1
 FILE = "comparison.json"
@@ -169,19 +166,10 @@ def load_comparison(folder: Path) -> Comparison:
 
     Raises InputError for a missing file, text that is not JSON, another format version or a wrong field.
     """
-    path = folder / FILE
-    try:
-        if path.exists() and not path.is_file():  # a pipe would be waited for
-            raise OSError("is no file")
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
-        raise InputError(f"{path}: no such file; give the folder that run.py compare wrote") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path}: not a readable comparison.json: {error}") from error
-    version = values.get("format_version") if isinstance(values, dict) else None
-    if version != COMPARISON_VERSION:
-        raise InputError(f"{path}: format_version is {version!r}, this version reads {COMPARISON_VERSION}")
-    try:
-        return Comparison.model_validate(values)
-    except ValidationError as error:
-        raise InputError("\n".join(f"{path}: {line}" for line in describe(error, Comparison))) from error
+    return read_part(
+        folder / FILE,
+        Comparison,
+        COMPARISON_VERSION,
+        "give the folder that run.py compare wrote",
+        absent=(FileNotFoundError, NotADirectoryError),
+    )

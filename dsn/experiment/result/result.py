@@ -4,7 +4,7 @@ import csv
 import io
 import json
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, TypeVar
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -26,6 +26,9 @@ class Part(BaseModel):
     """What every part of the result has in common: no unknown fields, no changes after the fact."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+P = TypeVar("P", bound=Part)
 
 
 class Metrics(Part):
@@ -195,21 +198,36 @@ def read_result(path: Path) -> Result:
 
     Raises InputError for a missing file, text that is not JSON, another format version or a wrong field.
     """
+    return read_part(path, Result, FORMAT_VERSION, "a finished run writes it")
+
+
+def read_part(
+    path: Path,
+    kind: type[P],
+    version: int,
+    missing: str,
+    absent: tuple[type[OSError], ...] = (FileNotFoundError,),
+) -> P:
+    """The ``kind`` of the given format version in the JSON file ``path``.
+
+    Raises InputError for a missing file (an ``absent`` error), with what to do, and for text that is not
+    JSON, another format version or a wrong field.
+    """
     try:
         if path.exists() and not path.is_file():  # a pipe would be waited for
             raise OSError("is no file")
         values = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file; a finished run writes it") from None
+    except absent:
+        raise InputError(f"{path}: no such file; {missing}") from None
     except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path}: not a readable result.json: {error}") from error
-    version = values.get("format_version") if isinstance(values, dict) else None
-    if version != FORMAT_VERSION:
-        raise InputError(f"{path}: format_version is {version!r}, this version reads {FORMAT_VERSION}")
+        raise InputError(f"{path}: not a readable {path.name}: {error}") from error
+    found = values.get("format_version") if isinstance(values, dict) else None
+    if found != version:
+        raise InputError(f"{path}: format_version is {found!r}, this version reads {version}")
     try:
-        return Result.model_validate(values)
+        return kind.model_validate(values)
     except ValidationError as error:
-        raise InputError("\n".join(f"{path}: {line}" for line in describe(error, Result))) from error
+        raise InputError("\n".join(f"{path}: {line}" for line in describe(error, kind))) from error
 
 
 def matrix_csv(matrix: Matrix) -> str:
