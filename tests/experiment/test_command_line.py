@@ -42,6 +42,8 @@ def command_line():
 
 SPEAKS = """
 import importlib.util, sys
+from pathlib import Path
+sys.path.insert(0, str(Path(sys.argv[1]).parent))  # as Python does for a script
 spec = importlib.util.spec_from_file_location("command_line", sys.argv[1])
 module = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(module)
