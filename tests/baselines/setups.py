@@ -42,9 +42,9 @@ def benchmark(images: bool = False, validation: float = 0.0) -> Any:
     return streams.build(made.stream, made.seed)
 
 
-def learnt(setup: Config, **stream: Any) -> Learnt:
+def learnt(setup: Config, device: str = "cpu", **stream: Any) -> Learnt:
     quiet = Console(file=io.StringIO())
-    return learn(Session(setup, benchmark(**stream), torch.device("cpu"), quiet))
+    return learn(Session(setup, benchmark(**stream), torch.device(device), quiet))
 
 
 @functools.cache
