@@ -63,7 +63,7 @@ class Fingerprints:
             return [self._one(task) for task in tasks]
 
     def _one(self, task: int) -> Fingerprint:
-        logits = self.model(self._x, task)
+        logits = self.model(self._x.to(self.model.device, self.model.dtype), task)  # it may have moved
         return Fingerprint(
             weights=_hash(self._weights(task)),
             reads=_hash(dict(self.model.lateral_heads(task).named_buffers())),
