@@ -119,13 +119,13 @@ class Baseline(Phases, Loading, SupervisedTemplate):
 
     def task_parameters(self, task: int) -> list[nn.Parameter]:
         """What training ``task`` changes."""
-        tasks = self.model.tasks if self.rehearses else [task]
+        tasks = self._trained_tasks(task)
         found = {id(p): p for t in tasks for p in self.model.task_parameters(t) if p.requires_grad}
         return list(found.values())
 
     def task_buffers(self, task: int) -> list[Tensor]:
         """The running statistics that training ``task`` changes."""
-        tasks = self.model.tasks if self.rehearses else [task]
+        tasks = self._trained_tasks(task)
         return [buffer for t in tasks for buffer in self.model.task_buffers(t)]
 
     def train(self, experiences: Any, eval_streams: Any = None, **kwargs: Any) -> Any:
@@ -188,6 +188,9 @@ class Baseline(Phases, Loading, SupervisedTemplate):
 
     def _restorable(self) -> Any:
         return self  # its task_parameters are what the method trains
+
+    def _trained_tasks(self, task: int) -> list[int]:
+        return self.model.tasks if self.rehearses else [task]
 
     def _begin_losses(self) -> None:
         self._first_bad = torch.full((), -1, device=self.device)

@@ -1,4 +1,4 @@
-"""The epochs of a phase of a task: train, judge, schedule, keep the best or the mean."""
+"""The epochs of a phase of a task: train, measure norms, judge, schedule, keep the best or the mean."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from .average import RunningMean, running_mean
 from .best_state import BestState
+from .precise_norm import measure_norms
 from .schedule import Scheduler
 from .settings import Schedule
 
@@ -16,8 +17,12 @@ class Phases:
 
     if TYPE_CHECKING:
         schedule: Schedule
+        model: Any
+        device: Any
+        dataloader: Any
         _stop_training: bool
 
+        def _logits(self, x: Any, task: int) -> Any: ...
         def training_epoch(self, **kwargs: Any) -> None: ...
         def _before_training_epoch(self, **kwargs: Any) -> None: ...
         def _after_training_epoch(self, **kwargs: Any) -> None: ...
@@ -45,6 +50,7 @@ class Phases:
             self._after_training_epoch(**kwargs)
             if self.schedule.judges:
                 with mean.in_place():
+                    self._measure_norms(task)
                     best.offer(self._validation_score(task))
             ended = scheduler.step(best.latest)
             if ended or best.epochs_since >= (self.schedule.patience or math.inf):
@@ -53,6 +59,23 @@ class Phases:
             best.restore()
         else:
             mean.put()
+            self._measure_norms(task)
+
+    def _measure_norms(self, task: int) -> None:
+        """Give the trained batch norms the statistics of the weights as they are now, if it is asked for."""
+        trained = self._trained_tasks(task)
+        for each in trained if self.schedule.norm_samples else ():
+            measure_norms(
+                self.model,
+                self.model.task_buffers(each),
+                (x[t == each] if len(trained) > 1 else x for x, _, t in self.dataloader),
+                self.schedule.norm_samples,
+                lambda x, each=each: self._logits(x.to(self.device), each),  # type: ignore[misc]
+            )
+
+    def _trained_tasks(self, task: int) -> list[int]:
+        """Those whose norms training ``task`` changes."""
+        return [task]
 
     def _restorable(self) -> Any:
         """What has the task's tensors, for BestState."""

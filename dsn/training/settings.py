@@ -68,6 +68,8 @@ class Schedule:
     restore_best: end each phase with the state of its epoch that was judged best
     average_epochs: what is judged, and kept at a phase's end, is the mean over the steps of about so many of
         its last epochs, of weights, scores, gate logits and norm statistics; 0: the last step's
+    norm_samples: batch norms are judged, and kept, with the statistics of so many training samples, measured
+        as evaluation computes, without dropout (``precise_norm.py``); 0: with those of training
     """
 
     warmup_epochs: int = 0
@@ -78,6 +80,7 @@ class Schedule:
     patience: int | None = None
     restore_best: bool = False
     average_epochs: float = 0.0
+    norm_samples: int = 0
 
     def __post_init__(self) -> None:
         refuse_unknown("schedule", self.rate, RATES)
@@ -89,6 +92,7 @@ class Schedule:
                 "warmup_epochs": self.warmup_epochs,
                 "consolidation_epochs": self.consolidation_epochs,
                 "average_epochs": self.average_epochs,
+                "norm_samples": self.norm_samples,
             },
         )
 

@@ -30,6 +30,7 @@ SETTINGS = {
         "schedule": "plateau",
         "restore_best": True,
         "average_epochs": 0.7,
+        "norm_samples": 20,
         "patience": 2,
         "warmup_epochs": 1,
         "consolidation_epochs": 2,

@@ -36,6 +36,8 @@ class TrainConfig(Block):
     restore_best: end with the state of the best validation score
     average_epochs: what is judged and kept is the mean of the weights over the steps of about so many of the
         last epochs; 0: the weights after the last step
+    norm_samples: batch norms are judged and kept with the statistics of so many training samples, measured
+        without dropout, which AlexNet has before them; 0: with those of training
     precision: bfloat16 runs passes under torch's autocast; weights stay float32 (strategy dsn)
     channels_last: memory format of convolutions (dsn)
     compile: training passes through torch.compile (dsn)
@@ -56,6 +58,7 @@ class TrainConfig(Block):
     patience: Positive | None = None
     restore_best: bool = False
     average_epochs: NonNegativeFloat = 0.0
+    norm_samples: NonNegative = 0
     precision: Literal["float32", "bfloat16"] = "float32"
     channels_last: bool = False
     compile: bool = False

@@ -35,6 +35,8 @@ def refuse_untrainable(config: Config) -> None:
     train = config.train
     if train.average_epochs:
         raise InputError("train.average_epochs: pruned networks keep their last weights here; set it to 0")
+    if train.norm_samples:
+        raise InputError("train.norm_samples: pruned networks keep those of training here; set it to 0")
     if train.schedule == "plateau" or train.patience is not None or train.restore_best:
         raise InputError(
             "train: schedule plateau, patience and restore_best judge by validation data, which pruned "

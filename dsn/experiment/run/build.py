@@ -93,6 +93,7 @@ def _schedule(config: Config) -> Schedule:
         patience=train.patience,
         restore_best=train.restore_best,
         average_epochs=train.average_epochs,
+        norm_samples=train.norm_samples,
     )
 
 
