@@ -48,9 +48,12 @@ class PixelScale:
         self.top = top
         self.mean = torch.tensor(mean, dtype=torch.float32).view(-1, 1, 1)
         self.std = torch.tensor(std, dtype=torch.float32).view(-1, 1, 1)
+        self._there: tuple[Tensor, Tensor] | None = None
 
     def __call__(self, pixels: Tensor) -> Tensor:
-        mean, std = self.mean.to(pixels.device), self.std.to(pixels.device)
+        if self._there is None or self._there[0].device != pixels.device:  # once, or each batch waits for it
+            self._there = self.mean.to(pixels.device), self.std.to(pixels.device)
+        mean, std = self._there
         return pixels.float().div_(self.top).sub_(mean).div_(std)
 
     def range(self) -> tuple[Tensor, Tensor]:
