@@ -7,15 +7,16 @@ task of each sample.
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import torch
 from avalanche.models import MultiTaskModule
 from torch import Tensor, nn
 
 from ..errors import InputError
-from ..masking.layers import MASKABLE, Maskable, evaluating
-from ..masking.norms import NORMS, TaskNorm
+from ..masking.kinds import Maskable, is_layer, is_norm
+from ..masking.layers import evaluating
+from ..masking.norms import TaskNorm
 
 Backbone = tuple[nn.Module, str | None]
 """a backbone and the path of its head, None where it has none"""
@@ -45,7 +46,7 @@ def feature_size(backbone: nn.Module, input_shape: torch.Size) -> int:
 def give_norms_to_tasks(backbone: nn.Module) -> None:
     """Put a TaskNorm in the place of every norm."""
     for path, module in list(backbone.named_modules()):
-        if isinstance(module, NORMS):
+        if is_norm(module):
             backbone.set_submodule(path, TaskNorm(module))
 
 
@@ -54,7 +55,7 @@ def weight_layers(backbone: nn.Module) -> dict[str, Maskable]:
 
     Raises InputError for parameters elsewhere: no mask would cover them.
     """
-    layers = {path: module for path, module in backbone.named_modules() if isinstance(module, MASKABLE)}
+    layers = {path: cast(Maskable, m) for path, m in backbone.named_modules() if is_layer(m)}
     covered = {id(p) for layer in layers.values() for p in layer.parameters()}
     covered |= {id(p) for m in backbone.modules() if isinstance(m, TaskNorm) for p in m.parameters()}
     for name, parameter in backbone.named_parameters():

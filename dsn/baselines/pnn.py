@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from ..masking.layers import MASKABLE, Maskable, neuron_dim
+from ..masking.kinds import is_layer, layer_kind
 from .network import Backbone, feature_size, headless
 from .strategy import Baseline
 
@@ -25,7 +25,7 @@ class Column(nn.Module):
         self.laterals = nn.ModuleDict()
         self.inputs: dict[str, Tensor] = {}  # of each layer by path, in the last forward pass
         self._before: list[Column] = []
-        layers = [(path, module) for path, module in backbone.named_modules() if isinstance(module, MASKABLE)]
+        layers = [(path, module) for path, module in backbone.named_modules() if is_layer(module)]
         for index, (path, layer) in enumerate(layers):
             layer.register_forward_pre_hook(self._keep_input(path))
             if index and earlier:
@@ -49,19 +49,17 @@ class Column(nn.Module):
 
     def _add_lateral(self, path: str) -> Any:
         def add(layer: nn.Module, _args: Any, output: Tensor) -> Tensor:
-            inputs = torch.cat([column.inputs[path] for column in self._before], neuron_dim(layer))
+            inputs = torch.cat([column.inputs[path] for column in self._before], layer_kind(layer).neuron_dim)
             return output + self.laterals[path.replace(".", "/")](inputs)
 
         return add
 
 
-def lateral(layer: Maskable, columns: int) -> nn.Module:
+def lateral(layer: nn.Module, columns: int) -> nn.Module:
     """A layer like ``layer`` without bias, for the inputs of ``columns`` such layers side by side."""
-    like: dict[str, Any] = {"device": layer.weight.device, "dtype": layer.weight.dtype, "bias": False}
-    if isinstance(layer, nn.Linear):
-        return nn.Linear(columns * layer.in_features, layer.out_features, **like)
-    geometry = (layer.kernel_size, layer.stride, layer.padding, layer.dilation)
-    return type(layer)(columns * layer.in_channels, layer.out_channels, *geometry, **like)  # type: ignore[arg-type]
+    kind = layer_kind(layer)
+    made: nn.Module = kind.like(layer, columns * kind.inputs(layer), kind.neurons(layer), bias=False)
+    return made
 
 
 class ProgressiveNetwork(nn.Module):
@@ -133,5 +131,5 @@ class PNN(Baseline):
     def used_weights(self) -> list[Tensor]:
         """None of one backbone: each task has a column of its own."""
         column = self.model.columns[0].backbone
-        layers = [module for module in column.modules() if isinstance(module, MASKABLE)]
+        layers = [module for module in column.modules() if is_layer(module)]
         return [torch.zeros_like(layer.weight, dtype=torch.bool) for layer in layers]

@@ -18,7 +18,8 @@ from torch.optim import Optimizer
 
 from ..errors import InputError
 from ..evaluation.experiences import name_of, task_label
-from ..masking.layers import MASKABLE, evaluating
+from ..masking.kinds import is_layer
+from ..masking.layers import evaluating
 from ..training.groups import ParameterGroups, Undecayed, options_of
 from ..training.loader import StreamLoader, TensorLoader
 from ..training.loading import Loading, no_validation, refuse_below
@@ -286,8 +287,8 @@ class Baseline(Phases, Loading, SupervisedTemplate):
 
     def used_weights(self) -> list[Tensor]:
         """Of each layer, which of its weights some task uses, bool; by default all."""
-        layers = [module for module in self.model.backbone.modules() if isinstance(module, MASKABLE)]
-        return [torch.ones_like(layer.weight, dtype=torch.bool) for layer in layers]
+        layers = [module for module in self.model.backbone.modules() if is_layer(module)]
+        return [torch.ones_like(layer.get_parameter("weight"), dtype=torch.bool) for layer in layers]
 
     def memory(self) -> MemoryUse:
         """What the strategy keeps beside the backbone's weights."""

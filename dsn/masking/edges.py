@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from .bits import pack_bits, unpack_bits
 from .growth import laid_out, narrow_columns, narrow_parameters
 from .initial_values import initial_values
+from .kinds import per_edge, per_neuron
 from .records import TaskRecord
 from .scores import how_many, straight_through, top_k
 
@@ -106,7 +107,7 @@ class LayerEdges(nn.Module):
         if self._ready is None or self._ready[0] != key:
             rows, read = self.own.nonzero().flatten(), (~self.own).nonzero().flatten()
             order = torch.cat([rows, read]).argsort()
-            values = torch.where(_rows(used(), weight), weight, initial(weight))
+            values = torch.where(per_neuron(used(), weight), weight, initial(weight))
             self._ready = (key, rows, order, values[read])
         return self._ready
 
@@ -236,7 +237,7 @@ class Edges(nn.Module):
                     values[: len(before)] = before
                 edges.weights[str(task)] = nn.Parameter(laid_out(values, weight))
             else:
-                weight.copy_(torch.where(_rows(edges.own, weight), values, weight))
+                weight.copy_(torch.where(per_neuron(edges.own, weight), values, weight))
                 if self.chooses:
                     edges.scores = nn.Parameter(_drawn_scores(weight, int((~edges.own).sum())))
                 edges.prepared(weight, model.gates_by_path[path].used, partial(self.initial, path))
@@ -321,7 +322,7 @@ class Edges(nn.Module):
         for path, edges in self.by_path():
             if not edges.whole:
                 weight, name = model.layer(path).weight, f"{path}.weight"
-                found[name] = torch.where(_rows(owners[path], weight), weight, still[name])
+                found[name] = torch.where(per_neuron(owners[path], weight), weight, still[name])
         return found
 
     def _committed(self, model: MaskedModel, task: int) -> dict[str, Tensor]:
@@ -334,12 +335,12 @@ class Edges(nn.Module):
                 layer, owners = model.layer(path).weight, _Owners(model, path, task)
                 weight = layer if columns is None else layer[: len(owners.own), columns[path]]
                 values = torch.where(
-                    _rows(owners.earlier, weight), weight.detach(), self.initial(path, weight)
+                    per_neuron(owners.earlier, weight), weight.detach(), self.initial(path, weight)
                 )
                 chosen = _bits(edges.bits.get(str(task)), owners.read, weight)
-                read = values * edges.factors(chosen, values.dtype) * _rows(owners.read, weight)
+                read = values * edges.factors(chosen, values.dtype) * per_neuron(owners.read, weight)
                 found[f"{path}.weight"] = laid_out(
-                    torch.where(_rows(owners.own, weight), weight, read), layer
+                    torch.where(per_neuron(owners.own, weight), weight, read), layer
                 )
             if str(task) in edges.biases:
                 found[f"{path}.bias"] = edges.biases[str(task)]
@@ -359,7 +360,7 @@ class Edges(nn.Module):
             known = torch.ones(weight.shape[1], dtype=torch.bool) if columns is None else columns[path]
             narrow = weight[:width, known.to(weight.device)]
             bits = None if edges.whole or (edges.signs and not alike) else edges.bits.get(str(task))
-            inside = _bits(bits, owners.read, narrow) | _rows(owners.own, narrow)
+            inside = _bits(bits, owners.read, narrow) | per_neuron(owners.own, narrow)
             wide = torch.zeros_like(weight, dtype=torch.bool)
             wide[:width, known.to(weight.device)] = inside
             found[path] = wide
@@ -390,8 +391,7 @@ class Edges(nn.Module):
             weight = layer.weight
             old = torch.arange(len(weight), device=weight.device) < rows[path]
             kept = old[:, None] & columns[path].to(weight.device)
-            kept = kept.view(*kept.shape, *[1] * (weight.dim() - 2))
-            weight.copy_(torch.where(kept, weight, self.initial(path, weight)))
+            weight.copy_(torch.where(per_edge(kept, weight), weight, self.initial(path, weight)))
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         super()._load_from_state_dict(*args, **kwargs)
@@ -417,14 +417,9 @@ class _Owners:
         self.read = gate.open_mask(row) & ~self.own
 
 
-def _rows(rows: Tensor, weight: Tensor) -> Tensor:
-    """``rows`` [n] shaped so that they select along the first dimension of ``weight``."""
-    return rows.view(-1, *[1] * (weight.dim() - 1))
-
-
 def _bits(packed: Tensor | None, read: Tensor, weight: Tensor) -> Tensor:
     """Bool, shaped as ``weight``: which edges are read of the rows ``read`` [n]; all if none are packed."""
-    chosen = _rows(read, weight).expand_as(weight).clone()
+    chosen = per_neuron(read, weight).expand_as(weight).clone()
     if packed is not None:
         places = read.nonzero().flatten()
         chosen[places] = unpack_bits(packed, len(places) * weight[0].numel()).view(-1, *weight.shape[1:])

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from .bits import pack_bits, unpack_bits
+from .kinds import per_neuron
 
 LOGIT_LIMIT = 6.0
 MARGIN = 0.02  # of a logit from its limit's bar: a gate of 0.0003 or 0.9997 at s_max = 400
@@ -80,7 +81,7 @@ class Gate(nn.Module):
         """
         assert self.values is not None
         values = self.values.to(weight.dtype)
-        return weight * values.view(-1, *[1] * (weight.dim() - 1)), None if bias is None else bias * values
+        return weight * per_neuron(values, weight), None if bias is None else bias * values
 
     def as_broadcast(self, values: Tensor, output: Tensor) -> Tensor:
         """``values`` [n] shaped so that they multiply along the neurons of ``output``."""

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InputError
-from .layers import Maskable
+from .kinds import Maskable, layer_kind, norm_kind
 from .norms import TaskNorm
 from .rehearsal import apart, copied, equal, eval_logits, refuse_forgetting, samples
 from .wiring import coupled_layers, live_inputs
@@ -97,8 +97,8 @@ def _failure(model: MaskedModel, extra: Mapping[str, int]) -> str | None:
 
 
 def _norm_groups(model: MaskedModel, path: str) -> int:
-    norm = getattr(model.mask_module(path), "original", None)
-    return norm.num_groups if isinstance(norm, nn.GroupNorm) else 1
+    norm = model.mask_module(path)
+    return norm_kind(norm.original).multiple(norm.original) if isinstance(norm, TaskNorm) else 1
 
 
 @torch.no_grad()
@@ -189,14 +189,12 @@ def _resize(
 ) -> None:
     """Give ``layer`` a fresh weight of ``shape``, the old one in its first ``rows`` or its ``columns``."""
     old, bias = layer.weight, layer.bias
-    if isinstance(layer, nn.Linear):
-        layer.out_features, layer.in_features = shape[0], shape[1]
-    else:
-        layer.out_channels, layer.in_channels = shape[0], shape[1]
+    kind = layer_kind(layer)
+    kind.set_widths(layer, inputs=shape[1], outputs=shape[0])
     layer.weight = nn.Parameter(old.new_empty(shape))
     if bias is not None:
         layer.bias = nn.Parameter(bias.new_empty(shape[0]))
-    layer.reset_parameters()
+    kind.draw(layer)
     if rows is not None:
         layer.weight[:rows] = old
     if columns is not None:

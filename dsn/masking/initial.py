@@ -18,7 +18,6 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
-from .layers import neuron_dim
 from .protection import ProtectedWeights
 from .wiring import needed_inputs, read_inputs, send
 
@@ -196,7 +195,7 @@ def _sums_arriving(model: MaskedModel, counts: Mapping[str, Tensor]) -> dict[str
     x = torch.ones(model.input_shape, device=model.device, dtype=model.dtype)
     return {
         path: torch.stack(
-            [t.movedim(neuron_dim(model.layer(path)), 0).flatten(1).sum(1) for t in arrived]
+            [t.movedim(model.gates_by_path[path].neuron_dim, 0).flatten(1).sum(1) for t in arrived]
         ).sum(0)
         for path, arrived in send(model, counts, x).layers.items()
     }

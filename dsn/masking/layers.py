@@ -14,12 +14,8 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from ..errors import InputError
-from .norms import NORMS
+from .kinds import Maskable, is_layer, is_norm, layer_kind, norm_kind
 from .passes import alone
-
-Maskable = nn.Linear | nn.Conv1d | nn.Conv2d
-MASKABLE = (nn.Linear, nn.Conv1d, nn.Conv2d)
-CONVS = (nn.Conv1d, nn.Conv2d)
 
 
 @dataclass
@@ -41,16 +37,6 @@ class _Recording:
     norm_input: dict[str, list[str | None]] = field(default_factory=dict)
     outputs: list[Tensor] = field(default_factory=list)
     map_sizes: dict[str, list[torch.Size]] = field(default_factory=dict)
-
-
-def neurons(layer: Maskable) -> int:
-    """How many neurons a Linear (output units) or Conv (output channels) has."""
-    return layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels
-
-
-def neuron_dim(layer: nn.Module) -> int:
-    """The dimension of a layer's output that its neurons lie along."""
-    return -1 if isinstance(layer, nn.Linear) else 1
 
 
 @contextmanager
@@ -84,7 +70,7 @@ def find_sites(backbone: nn.Module, example_input: Tensor) -> list[Site]:
         for path in recording.called
     }
     for path, module in modules.items():
-        if isinstance(module, MASKABLE) and path not in sites:
+        if is_layer(module) and path not in sites:
             raise InputError(
                 f"layer '{path}' ({type(module).__name__}) is not reached by the example input: "
                 "remove it from the backbone, or name it as the head if it is the classifier (where its "
@@ -126,24 +112,9 @@ def _place_norm(norm: str, module: nn.Module, producers: list[str | None], sites
     site = sites[producer]
     if site.norm is not None:
         raise InputError(f"layer '{producer}' is followed by two norms, '{site.norm}' and '{norm}': keep one")
-    n = neurons(site.layer)
-    if isinstance(module, nn.LayerNorm):
-        lies_along = isinstance(site.layer, nn.Linear) or len(module.normalized_shape) > 1
-        if not lies_along or module.normalized_shape[0] != n:
-            raise InputError(
-                f"norm '{norm}' normalises {tuple(module.normalized_shape)}, "
-                f"not the {n} neurons of '{producer}': "
-                "use a LayerNorm over the neurons, or GroupNorm or BatchNorm"
-            )
+    kind = layer_kind(site.layer)
+    norm_kind(module).refuse_place(norm, module, kind, kind.neurons(site.layer), producer)
     site.norm = norm
-
-
-def computes_plainly(layer: Maskable) -> bool:
-    """Whether neuron j is a sum over row j of the weight as it stands: not so for a forward of its own."""
-    kind = next(kind for kind in MASKABLE if isinstance(layer, kind))
-    return all(
-        getattr(type(layer), name, None) is getattr(kind, name, None) for name in ("forward", "_conv_forward")
-    )
 
 
 WRAPPERS = {
@@ -163,15 +134,12 @@ def _refuse_modules(backbone: nn.Module) -> None:
         for wrapper, remedy in WRAPPERS.items():
             if isinstance(module, wrapper):
                 raise InputError(f"{where} is a {kind}, which hides its layers: {remedy}")
-        if isinstance(module, MASKABLE):
-            _refuse_recomputed(path, module)
+        if is_layer(module):
+            _refuse_recomputed(path, cast(Maskable, module))
         for name, parameter in module.named_parameters(recurse=False):
             _refuse_parameter(f"{path}.{name}" if path else name, name, path, module, parameter, seen, memory)
-        if isinstance(module, CONVS) and module.groups > 1:
-            raise InputError(
-                f"layer '{path}' is a grouped convolution (groups={module.groups}): a neuron then reads only "
-                "its group, which protected weights do not cover; use groups=1"
-            )
+        if is_layer(module):
+            layer_kind(module).refuse(path, module)
     _refuse_shared_memory(memory)
 
 
@@ -206,12 +174,12 @@ def _refuse_parameter(
     kind = type(module).__name__
     if isinstance(parameter, nn.parameter.UninitializedParameter):
         raise InputError(f"layer '{path}' ({kind}) is lazy: run the model once before wrapping it")
-    if not isinstance(module, (*MASKABLE, *NORMS)):
+    if not (is_layer(module) or is_norm(module)):
         raise InputError(
             f"parameter '{where}' belongs to a {kind}, which has no neurons that can be masked: "
             "build the backbone of Linear, Conv1d, Conv2d, norms and layers without parameters"
         )
-    if isinstance(module, MASKABLE) and name not in ("weight", "bias"):
+    if is_layer(module) and name not in ("weight", "bias"):
         raise InputError(
             f"parameter '{where}' of a {kind} is neither its weight nor its bias: masks do not know which "
             "neurons it belongs to; merge it into the weight, or use a plain layer"
@@ -264,9 +232,9 @@ def _record(backbone: nn.Module, example_input: Tensor) -> _Recording:
         return hook
 
     for path, module in backbone.named_modules():
-        if isinstance(module, MASKABLE):
+        if is_layer(module):
             handles.append(module.register_forward_hook(layer_hook(path)))
-        elif isinstance(module, NORMS):
+        elif is_norm(module):
             handles.append(module.register_forward_hook(norm_hook(path)))
     try:
         with evaluating(backbone):

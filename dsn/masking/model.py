@@ -20,17 +20,9 @@ from .edges import EDGES, Edges, weights_of
 from .fit import is_small, limit, refuse_unfit
 from .gates import LOGIT_LIMIT, Gate
 from .growth import adopt_widths
-from .layers import (
-    CONVS,
-    MASKABLE,
-    Maskable,
-    computes_plainly,
-    evaluating,
-    find_sites,
-    neuron_dim,
-    neurons,
-)
-from .norms import NORMS, TaskNorm
+from .kinds import LINEAR, Maskable, computes_plainly, is_layer, is_norm, layer_kind
+from .layers import evaluating, find_sites
+from .norms import TaskNorm
 from .passes import PassLock, flush_denormals, flushes_denormals
 from .plan import fresh_neurons, owned_neurons
 from .records import Lateral, TaskRecord
@@ -89,7 +81,7 @@ class MaskedModel(nn.Module):
         self.lock = PassLock()  # of the pass: select() and what computes after it
         if edges not in EDGES:
             raise InputError(f"edges is '{edges}': choose one of {', '.join(EDGES)}")
-        if isinstance(backbone, (*MASKABLE, *NORMS)):
+        if is_layer(backbone) or is_norm(backbone):
             raise InputError(
                 f"the backbone is a single {type(backbone).__name__}: put it into an nn.Sequential"
             )
@@ -110,9 +102,10 @@ class MaskedModel(nn.Module):
         self.whole_rows = frozenset(site.path for site in sites if not computes_plainly(site.layer))
         self.gates = nn.ModuleDict()
         for site in sites:
-            self.gates[site.path.replace(".", "/")] = Gate(neurons(site.layer), neuron_dim(site.layer))
+            kind = layer_kind(site.layer)
+            self.gates[site.path.replace(".", "/")] = Gate(kind.neurons(site.layer), kind.neuron_dim)
         for path, module in modules.items():
-            if isinstance(module, NORMS):
+            if is_norm(module):
                 backbone.set_submodule(path, TaskNorm(module))
         self.heads = nn.ModuleDict()
         self.records = nn.ModuleDict()
@@ -127,11 +120,11 @@ class MaskedModel(nn.Module):
         self.inputs_of_tasks: dict[int, InputsOfTask] = {}  # wiring.py: what a task's mask lets through
         self._gates: dict[str, Gate] = {key.replace("/", "."): g for key, g in self.gates.items()}  # type: ignore[misc]
         self._norms = [module for module in backbone.modules() if isinstance(module, TaskNorm)]
-        # layers whose gates multiply their weights while training: convolutions that no norm follows
+        # layers whose gates multiply their weights while training: those on maps that no norm follows
         self._foldable = [
             site.path
             for site in sites
-            if isinstance(site.layer, CONVS) and site.norm is None and site.path not in self.whole_rows
+            if layer_kind(site.layer).on_maps and site.norm is None and site.path not in self.whole_rows
         ]
         self._price: tuple[tuple[object, ...], Tensor] | None = None  # of this step's soft gates
         self._prices: Prices | None = None  # made anew when the free neurons are others
@@ -740,12 +733,16 @@ def _take_head(backbone: nn.Module, path: str | None) -> nn.Module | None:
     try:
         head = backbone.get_submodule(path)
     except AttributeError:
-        known = [name for name, module in backbone.named_modules() if isinstance(module, nn.Linear)]
+        known = [name for name, module in backbone.named_modules() if _is_linear(module)]
         raise InputError(f"head='{path}' is not in the backbone; its Linear layers are {known}") from None
-    if not isinstance(head, nn.Linear):
+    if not _is_linear(head):
         raise InputError(f"head='{path}' is a {type(head).__name__}: name the Linear that gives the logits")
     backbone.set_submodule(path, nn.Identity())
     return head
+
+
+def _is_linear(module: nn.Module) -> bool:
+    return is_layer(module) and layer_kind(module) is LINEAR
 
 
 def _put_head(backbone: nn.Module, path: str | None, head: nn.Module | None) -> None:

@@ -5,9 +5,8 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
-NORMS = (_BatchNorm, nn.LayerNorm, nn.GroupNorm)
+from .kinds import norm_kind
 
 
 class TaskNorm(nn.Module):
@@ -46,7 +45,7 @@ class TaskNorm(nn.Module):
     @property
     def mixes_neurons(self) -> bool:
         """Whether one neuron's output depends on the others': true for layer and group norm."""
-        return not isinstance(self.original, _BatchNorm)
+        return norm_kind(self.original).mixes_neurons
 
     def add_task(self, task: int) -> None:
         """Give ``task`` its own copy of the wrapped model's norm."""
@@ -70,13 +69,7 @@ class TaskNorm(nn.Module):
     def grow(self, by: int) -> None:
         """Make the wrapped model's own norm wider by ``by`` neurons; the tasks' copies stay as they are."""
         norm = self.original
-        if isinstance(norm, _BatchNorm):
-            norm.num_features += by
-        elif isinstance(norm, nn.LayerNorm):
-            first = norm.normalized_shape[0]
-            norm.normalized_shape = (first + by, *norm.normalized_shape[1:])
-        elif isinstance(norm, nn.GroupNorm):
-            norm.num_channels += by
+        norm_kind(norm).widen(norm, by)
         fill = {"weight": 1.0, "bias": 0.0, "running_mean": 0.0, "running_var": 1.0}
         for name, value in fill.items():
             old = getattr(norm, name, None)
@@ -98,7 +91,4 @@ class TaskNorm(nn.Module):
                 continue
             fitting = own.new_zeros(stored.shape)
             setattr(norm, name, nn.Parameter(fitting) if isinstance(own, nn.Parameter) else fitting)
-        if isinstance(norm, nn.LayerNorm) and norm.weight is not None:
-            norm.normalized_shape = tuple(norm.weight.shape)
-        elif isinstance(norm, nn.GroupNorm) and norm.weight is not None:
-            norm.num_channels = len(norm.weight)
+        norm_kind(norm).fit(norm)

@@ -6,17 +6,13 @@ Shapes: W [out, in, ...]; an index names neurons (or inputs) of the full layer, 
 from __future__ import annotations
 
 import copy
-from typing import cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from .layers import MASKABLE, Maskable, neuron_dim
+from .kinds import Maskable, is_exactly, layer_kind, norm_kind
 from .records import pool
 
-FOLDED = (nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm)
 # Selecting costs one pass over memory, rows and columns of zeros cost arithmetic: on a CPU, selecting is
 # the faster of the two once it saves a tenth.
 WORTH_SELECTING = 0.9
@@ -97,23 +93,6 @@ def chain(modules: list[nn.Module]) -> nn.Module:
     return modules[0] if len(modules) == 1 else nn.Sequential(*modules)
 
 
-def foldable(layer: Maskable, norm: nn.Module) -> bool:
-    """Whether ``norm``, behind ``layer``, is an affine map a neuron with fixed statistics."""
-    return type(layer) in MASKABLE and type(norm) in FOLDED and cast(_BatchNorm, norm).running_var is not None
-
-
-def folded(weight: Tensor, bias: Tensor | None, norm: _BatchNorm) -> tuple[Tensor, Tensor]:
-    """Weight and bias of a layer with the batch norm behind it worked in, in double precision.
-
-    W' = W g / sqrt(v + eps), b' = (b - m) g / sqrt(v + eps) + s, with mean m, variance v, gain g, shift s.
-    """
-    mean, variance = cast(Tensor, norm.running_mean).double(), cast(Tensor, norm.running_var).double()
-    gain = torch.ones_like(mean) if norm.weight is None else norm.weight.double()
-    shift = torch.zeros_like(mean) if norm.bias is None else norm.bias.double()
-    bias = None if bias is None else bias.double()
-    return fuse_conv_bn_weights(weight.double(), bias, mean, variance, norm.eps, gain, shift)
-
-
 def sliced(
     layer: Maskable, weight: Tensor, bias: Tensor | None, emitted: Tensor, columns: Tensor
 ) -> list[nn.Module]:
@@ -124,8 +103,8 @@ def sliced(
         emitted: [e] the neuron at each place of the output.
         columns: [d] the input of the full layer at each place of what arrives.
     """
-    dim = neuron_dim(layer)
-    if type(layer) not in MASKABLE:
+    dim = layer_kind(layer).neuron_dim
+    if not is_exactly(layer):
         return _whole(layer, weight, bias, emitted, columns)
     live, made = columns >= 0, emitted >= 0
     before: list[nn.Module] = []
@@ -136,7 +115,7 @@ def sliced(
     if 0 < int(made.sum()) <= WORTH_SELECTING * len(made):
         after = [_spread(made, dim)]
         emitted = emitted[made]
-    small = _like(layer, len(columns), len(emitted), bias is not None)
+    small = layer_kind(layer).like(layer, len(columns), len(emitted), bias is not None)
     small.weight.copy_(_pick(_pick(weight, emitted, 0), columns, 1))
     if bias is not None and small.bias is not None:
         small.bias.copy_(_pick(bias, emitted, 0))
@@ -157,23 +136,6 @@ def _pick(values: Tensor, index: Tensor, dim: int) -> Tensor:
     return values.index_select(dim, index.clamp(min=0)) * (index >= 0).view(shape)
 
 
-def _like(layer: Maskable, inputs: int, outputs: int, bias: bool) -> Maskable:
-    where = {"device": layer.weight.device, "dtype": layer.weight.dtype}
-    if isinstance(layer, nn.Linear):
-        return nn.Linear(inputs, outputs, bias, **where)
-    return type(layer)(
-        inputs,
-        outputs,
-        layer.kernel_size,  # type: ignore[arg-type]
-        layer.stride,  # type: ignore[arg-type]
-        layer.padding,  # type: ignore[arg-type]
-        layer.dilation,  # type: ignore[arg-type]
-        bias=bias,
-        padding_mode=layer.padding_mode,
-        **where,  # type: ignore[arg-type]
-    )
-
-
 def _whole(
     layer: Maskable, weight: Tensor, bias: Tensor | None, emitted: Tensor, columns: Tensor
 ) -> list[nn.Module]:
@@ -184,7 +146,7 @@ def _whole(
     twin.bias = None if bias is None else nn.Parameter(bias.clone())
     full = torch.full((weight.shape[1],), len(columns))
     full[columns[columns >= 0]] = (columns >= 0).nonzero().flatten()
-    dim, n = neuron_dim(layer), len(weight)
+    dim, n = layer_kind(layer).neuron_dim, len(weight)
     return [
         *Select.maybe(full, len(columns), dim),
         twin,
@@ -195,19 +157,10 @@ def _whole(
 def kept_norm(norm: nn.Module, alive: Tensor, emitted: Tensor, dim: int) -> tuple[nn.Module, Tensor]:
     """A norm that is not folded, and the neurons [p] that it must be given: zeros belong to its statistics.
 
-    Groups of a group norm in which no neuron is ``alive``, bool [n], are left out.
+    What it does not need of those that are not ``alive``, bool [n], is left out.
     """
-    n = len(alive)
-    given = torch.ones(n, dtype=torch.bool)
     norm = copy.deepcopy(norm)
-    if type(norm) is nn.GroupNorm and norm.num_channels == n:
-        groups = alive.view(norm.num_groups, -1).any(1)
-        given = groups.repeat_interleave(n // norm.num_groups)
-        norm.num_groups, norm.num_channels = int(groups.sum()), int(given.sum())
-        if norm.affine:
-            rows = given.to(norm.weight.device)
-            norm.weight = nn.Parameter(norm.weight[rows].clone())
-            norm.bias = nn.Parameter(norm.bias[rows].clone())
+    given = norm_kind(norm).cut(norm, alive)
     place = torch.where(given, given.cumsum(0) - 1, 0)
     width = int(given.sum())
     index = torch.where(emitted >= 0, place[emitted.clamp(min=0)], width)

@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from .layers import evaluating, neuron_dim
+from .kinds import layer_kind
+from .layers import evaluating
 from .norms import TaskNorm
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ class Skeleton:
         self.probes: dict[str, _Probe] = {}
         stand_ins = lone_norms(model, task)
         for seed, (path, layer) in enumerate(model.layer_modules()):
-            probe = _Probe(seed, neuron_dim(layer), self.shapes[path])
+            probe = _Probe(seed, layer_kind(layer).neuron_dim, self.shapes[path])
             self.probes[path] = stand_ins[id(layer)] = probe
             if isinstance(model.mask_module(path), TaskNorm):
                 stand_ins[id(model.mask_module(path))] = nn.Identity()

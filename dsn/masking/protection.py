@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from .kinds import layer_kind, per_neuron
 from .wiring import needed_inputs
 
 if TYPE_CHECKING:
@@ -47,8 +48,7 @@ class ProtectedWeights:
             return
         inputs = needed_inputs(model, before)
         for path, layer in model.layer_modules():
-            block = used[path][:, None] & inputs[path]
-            self._keep(layer.weight, block.view(*block.shape, *[1] * (layer.weight.dim() - 2)))
+            self._keep(layer.weight, layer_kind(layer).block(layer.weight, used[path], inputs[path]))
             if layer.bias is not None:
                 self._keep(layer.bias, used[path])
 
@@ -57,7 +57,7 @@ class ProtectedWeights:
         assert model.edges is not None
         for path, layer in model.layer_modules():
             rows = used[path] if task is None else ~model.edges.learning_rows(model, path, task)
-            self._keep(layer.weight, rows.view(-1, *[1] * (layer.weight.dim() - 1)))
+            self._keep(layer.weight, per_neuron(rows, layer.weight))
 
     def _keep(self, parameter: torch.Tensor, block: torch.Tensor) -> None:
         protected = torch.empty_like(parameter, dtype=torch.bool, requires_grad=False).copy_(block)

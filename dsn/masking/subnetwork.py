@@ -18,13 +18,12 @@ from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from .cuts import Cut, plan
 from .edges import weights_of
-from .layers import CONVS, Maskable, neuron_dim
+from .kinds import Maskable, is_exactly, layer_kind, norm_kind
 from .norms import TaskNorm
-from .pieces import FOLDED, Pools, Select, Sum, chain, foldable, folded, kept_norm, sliced
+from .pieces import Pools, Select, Sum, chain, kept_norm, sliced
 from .probes import FEATURES, Skeleton, lone_norms
 from .records import Lateral
 
@@ -67,7 +66,7 @@ def _channels_last(net: nn.Module, x: Tensor) -> nn.Module:
     """
     modules = list(net.modules())
     selecting = any(isinstance(module, Select) and module.dim == 1 for module in modules)
-    if selecting or not any(isinstance(module, nn.Conv2d) for module in modules):
+    if selecting or not any(parameter.dim() == 4 for parameter in net.parameters()):
         return net
     try:
         net.to(memory_format=torch.channels_last)(x)
@@ -131,7 +130,7 @@ def _cut_net(model: MaskedModel, task: int, weight: Tensor, bias: Tensor) -> nn.
     replaced = lone_norms(model, task)
     for path, layer in model.layer_modules():
         site = model.mask_module(path)
-        along = isinstance(layer, CONVS) or all(len(shape) == 2 for shape in skeleton.shapes[path])
+        along = layer_kind(layer).on_maps or all(len(shape) == 2 for shape in skeleton.shapes[path])
         norm = site.of(task) if isinstance(site, TaskNorm) else None
         made, norm = _cut_layer(layer, norm, *parameters[path], cut, path, along)
         replaced[id(layer)] = made
@@ -167,13 +166,12 @@ def _cut_layer(
 ) -> tuple[nn.Module, nn.Module]:
     """What stands in for a layer and for its norm; ``along``: the norm's channels are the neurons."""
     emitted, columns, needed = cut.emitted(path), cut.columns[path], cut.needed[path]
-    if norm is None or (along and foldable(layer, norm)):
+    if norm is None or (along and is_exactly(layer) and norm_kind(norm).foldable(norm)):
         if norm is not None:
-            weight, bias = folded(weight, bias, cast(_BatchNorm, norm))
+            weight, bias = norm_kind(norm).folded(norm, weight, bias)
         return chain(sliced(layer, weight, bias, emitted, columns)), nn.Identity()
-    mixes_unmasked = isinstance(norm, _BatchNorm) and type(norm) not in FOLDED
-    alive = torch.ones_like(needed) if mixes_unmasked else needed
-    kept, given = kept_norm(norm, alive, emitted, neuron_dim(layer))
+    alive = norm_kind(norm).needs(norm, needed)
+    kept, given = kept_norm(norm, alive, emitted, layer_kind(layer).neuron_dim)
     return chain(sliced(layer, weight, bias, torch.where(alive[given], given, -1), columns)), kept
 
 

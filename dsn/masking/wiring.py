@@ -26,7 +26,8 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InputError
-from .layers import Maskable, evaluating, neuron_dim
+from .kinds import Maskable, layer_kind
+from .layers import evaluating
 from .norms import TaskNorm
 
 if TYPE_CHECKING:
@@ -126,11 +127,8 @@ def _broadcast(model: MaskedModel, values: Mapping[str, Tensor]) -> Emit:
 
 
 def _output_shape(model: MaskedModel, path: str, layer: Maskable, x: Tensor, call: int) -> tuple[int, ...]:
-    n = model.gates_by_path[path].n
-    if isinstance(layer, nn.Linear):
-        return (*x.shape[:-1], n)
     calls = model.map_sizes[path]
-    return (len(x), n, *calls[min(call, len(calls) - 1)])
+    return layer_kind(layer).output_shape(x, model.gates_by_path[path].n, calls[min(call, len(calls) - 1)])
 
 
 # ---- what is sent ----------------------------------------------------------------------------------------
@@ -329,7 +327,7 @@ class _Flags:
 def _flags(model: MaskedModel, arrivals: Arrivals, felt: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
     """Which inputs [d] of each place ``felt`` something in any call; places that no call reached are "
     "missing."""
-    dims = {path: neuron_dim(layer) for path, layer in model.layer_modules()}
+    dims = {path: gate.neuron_dim for path, gate in model.gates_by_path.items()}
     return {
         place: torch.stack([_any_along(felt(t), dims.get(place, -1)) for t in arrived]).any(0)
         for place, arrived in arrivals.places().items()
@@ -465,7 +463,7 @@ def _refuse_signs(model: MaskedModel) -> None:
 
 def _changed(model: MaskedModel, before: Arrivals, after: Arrivals) -> dict[str, Tensor]:
     """Where two passes brought something else; NaN equals NaN."""
-    dims = {path: neuron_dim(layer) for path, layer in model.layer_modules()}
+    dims = {path: gate.neuron_dim for path, gate in model.gates_by_path.items()}
     later = after.places()
     return {
         place: torch.stack(

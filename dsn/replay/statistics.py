@@ -17,10 +17,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..errors import InputError
 from ..masking import MaskedModel
+from ..masking.kinds import norm_kind
 from ..masking.layers import evaluating
 from ..masking.norms import TaskNorm
 
@@ -226,9 +226,11 @@ def _running(model: MaskedModel, task: int, path: str) -> NeuronStatistics | Non
     """The running statistics that the task's batch norm behind layer ``path`` keeps, if there is one."""
     site = model.mask_module(path)
     norm = site.of(task) if isinstance(site, TaskNorm) and str(task) in site.tasks else None
-    if not isinstance(norm, _BatchNorm) or norm.running_mean is None or norm.running_var is None:
+    kept = None if norm is None else norm_kind(norm).statistics(norm)
+    if kept is None:
         return None
-    return NeuronStatistics(norm.running_mean, (norm.running_var + SMALLEST_VARIANCE).sqrt())
+    mean, variance = kept
+    return NeuronStatistics(mean, (variance + SMALLEST_VARIANCE).sqrt())
 
 
 def _name(path: str, moment: str) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dsn.masking.layers import MASKABLE
+from dsn.masking.kinds import is_layer
 
 from .wiring import INPUT, OUTPUT, Wiring
 
@@ -20,7 +20,7 @@ Masks = dict[str, Tensor]
 
 def weights_of(network: nn.Module) -> dict[str, Tensor]:
     """The weight of every Linear and Conv, by path."""
-    return {path: m.weight for path, m in network.named_modules() if isinstance(m, MASKABLE)}
+    return {path: m.get_parameter("weight") for path, m in network.named_modules() if is_layer(m)}
 
 
 def budget_of(shapes: Shapes, density: float) -> int:

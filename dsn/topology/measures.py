@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from dsn.errors import InputError
-from dsn.masking.layers import MASKABLE
+from dsn.masking.kinds import is_layer
 
 from .wiring import INPUT, OUTPUT, Stage, Wiring, find_wiring
 
@@ -126,7 +126,7 @@ def topology(network: nn.Module, masks: Mapping[str, Tensor], input_shape: Seque
 
 def taps_of(network: nn.Module, masks: Mapping[str, Tensor]) -> dict[str, Taps]:
     """The taps of every Linear and Conv, by path. Raises InputError for a mask that fits none of them."""
-    layers = {path: m for path, m in network.named_modules() if isinstance(m, MASKABLE)}
+    layers = {path: m for path, m in network.named_modules() if is_layer(m)}
     for path, mask in masks.items():
         if path not in layers:
             raise InputError(f"mask of '{path}': no such layer; the layers are {', '.join(layers)}")

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from torch.nn.utils.prune import L1Unstructured
 
 from dsn.errors import InputError
-from dsn.masking.norms import NORMS
+from dsn.masking.kinds import is_norm
 
 from .balancing import balance
 from .layers import Masks, budget_of, densities, narrow, regular, weights_of
@@ -111,7 +111,7 @@ def synflow(
 
     In round k the best density^(k/rounds) of all weights stay. Norms are identities. float64: no overflow.
     """
-    memo: dict[int, Any] = {id(m): nn.Identity() for m in network.modules() if isinstance(m, NORMS)}
+    memo: dict[int, Any] = {id(m): nn.Identity() for m in network.modules() if is_norm(m)}
     linear = copy.deepcopy(network, memo).double().eval()
     with torch.no_grad():
         for parameter in linear.parameters():

@@ -5,6 +5,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from dsn.masking.kinds import per_neuron
+
 from .layers import weights_of
 
 
@@ -21,4 +23,4 @@ def apply_masks(network: nn.Module, masks: Mapping[str, Tensor], *, rescale: boo
         if rescale:
             active = mask.flatten(1).sum(1).clamp(min=1).to(weight.dtype)
             factor = (mask[0].numel() / active).sqrt()
-            weight.mul_(factor.view(-1, *[1] * (weight.dim() - 1)))
+            weight.mul_(per_neuron(factor, weight))

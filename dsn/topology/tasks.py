@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from dsn.errors import InputError
 from dsn.masking import MaskedModel
+from dsn.masking.kinds import per_neuron
 
 from .measures import Taps, Topology, WeightTaps, arriving, as_log10, measure
 from .wiring import INPUT, OUTPUT, Link, Stage, Wiring, find_wiring
@@ -152,7 +153,7 @@ def _with_edges(
     own = {path: masks[path] & ~used[path] for path in masks}
     opened = _wide(model, model.open_neurons(task))
     own |= {path: opened[path] for path, layer in model.edges.by_path() if layer.whole}
-    rows = {path: own[path].view(-1, *[1] * (read.dim() - 1)) for path, read in edges.items()}
+    rows = {path: per_neuron(own[path], read) for path, read in edges.items()}
     head, classes = HEAD[0], wiring.widths[HEAD]
     everything = torch.ones(classes, wiring.inputs[HEAD], dtype=torch.bool)
     last = {head: WeightTaps(everything)}

@@ -19,8 +19,9 @@ import torch
 from torch import Tensor, nn
 
 from dsn.errors import InputError
-from dsn.masking.layers import MASKABLE, Maskable, evaluating, neuron_dim
-from dsn.masking.norms import NORMS, TaskNorm
+from dsn.masking.kinds import Maskable, is_layer, is_norm, layer_kind
+from dsn.masking.layers import evaluating
+from dsn.masking.norms import TaskNorm
 
 Stage = tuple[str, int]
 """a layer's path and which of its calls this is, from 0"""
@@ -91,7 +92,7 @@ class _StandIn(nn.Module):
 
     def __init__(self, path: str, layer: Maskable, shapes: list[torch.Size], seed: int) -> None:
         super().__init__()
-        self.path, self.dim, self.shapes, self.seed = path, neuron_dim(layer), shapes, seed
+        self.path, self.dim, self.shapes, self.seed = path, layer_kind(layer).neuron_dim, shapes, seed
         self.n = int(layer.weight.shape[0])
         self.stages: list[Stage] = [(path, call) for call in range(len(shapes))]
         self.begin({}, [])
@@ -111,7 +112,7 @@ class _StandIn(nn.Module):
 
 def _with_stand_ins(network: nn.Module, input_shape: Sequence[int]) -> tuple[dict[str, _StandIn], nn.Module]:
     shapes: dict[str, list[torch.Size]] = {}
-    layers = {path: module for path, module in network.named_modules() if isinstance(module, MASKABLE)}
+    layers = {path: module for path, module in network.named_modules() if is_layer(module)}
     handles = [
         layer.register_forward_hook(
             lambda _module, _args, output, path=path: shapes.setdefault(path, []).append(output.shape)
@@ -129,7 +130,7 @@ def _with_stand_ins(network: nn.Module, input_shape: Sequence[int]) -> tuple[dic
     }
     memo: dict[int, nn.Module] = {id(layers[path]): stand_in for path, stand_in in stand_ins.items()}
     for module in network.modules():
-        if isinstance(module, (TaskNorm, *NORMS)):
+        if isinstance(module, TaskNorm) or is_norm(module):
             memo[id(module)] = nn.Identity()
     return stand_ins, copy.deepcopy(network, memo).cpu().eval()
 

@@ -9,11 +9,12 @@ BatchNorm", 2021, section 3).
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
+from ..masking.kinds import is_norm, norm_kind
 from ..masking.layers import evaluating
 
 
@@ -32,7 +33,7 @@ def measure_norms(
     No random state is changed.
     """
     changing = {id(buffer) for buffer in buffers}
-    norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and id(m.running_mean) in changing]
+    norms: list[Any] = [m for m in model.modules() if is_norm(m) and _mean(m) in changing]
     if not norms or not samples:
         return
     seen = 0
@@ -48,8 +49,14 @@ def measure_norms(
                 break
 
 
+def _mean(norm: nn.Module) -> int | None:
+    """Whose running mean it is, as an id."""
+    kept = norm_kind(norm).statistics(norm)
+    return None if kept is None else id(kept[0])
+
+
 @contextmanager
-def _put_back_momenta(norms: list[_BatchNorm]) -> Iterator[None]:
+def _put_back_momenta(norms: list[Any]) -> Iterator[None]:
     momenta = [norm.momentum for norm in norms]
     try:
         yield

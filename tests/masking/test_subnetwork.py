@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dsn import InputError, MaskedModel, grow, mask_neurons
-from dsn.masking.layers import MASKABLE
+from dsn.masking.kinds import is_layer
 from dsn.masking.pieces import Select
 from dsn.masking.records import Lateral
 from tests.masking.test_wrapping import Free
@@ -49,7 +49,7 @@ def masked(net: nn.Module, x: Tensor, tasks: int = 1, share: float = 0.5) -> Mas
 
 
 def layers(net: nn.Module) -> list[nn.Module]:
-    return [module for module in net.modules() if isinstance(module, MASKABLE)]
+    return [module for module in net.modules() if is_layer(module)]
 
 
 @pytest.mark.parametrize("bias", [True, False])

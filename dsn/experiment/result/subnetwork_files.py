@@ -21,8 +21,7 @@ from safetensors.torch import save as serialize
 from torch import Tensor, nn
 
 from dsn.errors import InputError
-from dsn.masking.layers import MASKABLE
-from dsn.masking.norms import NORMS
+from dsn.masking.kinds import LAYERS, is_layer, is_norm
 from dsn.masking.pieces import Pools, Select, Sum
 
 from ..config.experiment import Config
@@ -31,7 +30,7 @@ from ..config.network import architecture, build_backbone
 PIECES = {
     kind.__name__: kind
     for kind in (
-        *MASKABLE,
+        *LAYERS,
         nn.BatchNorm1d,
         nn.BatchNorm2d,
         nn.SyncBatchNorm,
@@ -95,8 +94,8 @@ def _places(config: Config, shape: torch.Size) -> tuple[list[str], str | None]:
     """Paths, within a subnetwork, of the layers and norms of the backbone."""
     backbone, head = build_backbone(architecture(config).backbone, shape)
     named = backbone.named_modules()
-    kinds = (*MASKABLE, *NORMS)
-    return [f"backbone.{path}" for path, m in named if isinstance(m, kinds) and path != head], head
+    masked = [f"backbone.{path}" for path, m in named if (is_layer(m) or is_norm(m)) and path != head]
+    return masked, head
 
 
 def _rebuild(config: Config, shape: torch.Size, described: dict[str, Any]) -> nn.Module:
