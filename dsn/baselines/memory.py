@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ..masking import MaskedModel
-from ..masking.wiring import read_inputs
+from ..masking.reach import read_inputs
 
 
 @dataclass(frozen=True)

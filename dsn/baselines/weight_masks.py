@@ -13,8 +13,8 @@ from torch.func import functional_call
 from typing_extensions import Self
 
 from ..masking.bits import pack_bits, unpack_bits
+from ..masking.edges.scores import how_many, straight_through, top_k
 from ..masking.records import TaskRecord
-from ..masking.scores import how_many, straight_through, top_k
 from .network import TaskNetwork, weight_layers
 
 

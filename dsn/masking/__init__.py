@@ -1,8 +1,9 @@
 """Neuron masks: gates and committed masks, protected weights, growth. Works on any PyTorch model."""
 
 from .growth import grow
-from .model import MaskedModel, mask_neurons
+from .model import MaskedModel
 from .protection import ProtectedWeights
 from .sparsity import sparsity
+from .wrap import mask_neurons
 
 __all__ = ["MaskedModel", "ProtectedWeights", "grow", "mask_neurons", "sparsity"]

@@ -58,7 +58,7 @@ class Gate(nn.Module):
         self.logits: nn.Parameter | None = None
         self.budget: int | None = None
         self.fresh: int | None = None
-        self.opens_unowned = False  # edges.py: neurons that no task has yet are open beside the mask
+        self.opens_unowned = False  # edges: neurons that no task has yet are open beside the mask
         self.register_buffer("masks", torch.zeros(0, -(-n // 8), dtype=torch.uint8))
         self.register_buffer("commit_widths", torch.zeros(0, dtype=torch.long))
         self.widths: list[int] = []  # n when each mask was committed (a layer may grow later), on the host

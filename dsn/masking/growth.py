@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from ..errors import InputError
 from .kinds import Maskable, layer_kind, norm_kind
 from .norms import TaskNorm
+from .reach import coupled_layers, live_inputs
 from .rehearsal import apart, copied, equal, eval_logits, refuse_forgetting, samples
-from .wiring import coupled_layers, live_inputs
 
 if TYPE_CHECKING:
     from .model import MaskedModel

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ..errors import InputError
 from .protection import ProtectedWeights
-from .wiring import needed_inputs, read_inputs, send
+from .reach import needed_inputs, read_inputs, send
 
 if TYPE_CHECKING:
     from .model import MaskedModel

@@ -1,6 +1,6 @@
 """How many fresh neurons each of a planned number of tasks may take: equal shares of the network's edges.
 
-With edges (``edges.py``) a weight learns with its neuron alone, so the tasks share neurons evenly.
+With edges (``edges``) a weight learns with its neuron alone, so the tasks share neurons evenly.
 
 A weight learns in one task alone, the first that uses both its ends. Without a plan the first tasks take
 what they like and later ones are left with little, or the price of neurons starves them all. With it, the

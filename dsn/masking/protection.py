@@ -1,7 +1,7 @@
 """Protected weights: values that no optimizer changes.
 
 A weight from neuron i to neuron j is protected iff both ends are used by earlier tasks; a bias iff its neuron
-is (METHOD.md, section 1). With edges (``edges.py``) every row is protected that the task being learnt does
+is (METHOD.md, section 1). With edges (``edges``) every row is protected that the task being learnt does
 not own. Zeroing gradients is not enough: momentum, weight decay and Adam's moments move a
 weight without one. So the values are put back after every step.
 
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from .kinds import layer_kind, per_neuron
-from .wiring import needed_inputs
+from .reach import needed_inputs
 
 if TYPE_CHECKING:
     from .model import MaskedModel

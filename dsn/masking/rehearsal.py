@@ -1,6 +1,6 @@
 """A rehearsal: do earlier tasks stay bit-equal in this very network, whatever it is made of?
 
-Probing (``wiring.py``) finds what masked neurons reach, and ``layers.py`` refuses what is known to break the
+Probing (``reach``) finds what masked neurons reach, and ``layers.py`` refuses what is known to break the
 promise. What nobody thought of is found here: on a copy, two made-up tasks with random masks are committed;
 then a third one runs in training mode, and everything that is not the first two's own is shaken, as an
 optimizer would, under :class:`ProtectedWeights`. If their logits are not the same to the last bit, the tensor

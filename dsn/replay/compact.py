@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from ..masking import MaskedModel
 from ..masking.edges import weights_of
 from ..masking.norms import TaskNorm
-from ..masking.wiring import coupled_layers, live_inputs
+from ..masking.reach import coupled_layers, live_inputs
 
 TOLERANCE = 1e-3  # of the largest logit
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..masking import ProtectedWeights
-from ..masking.fit import refuse_unfit
+from ..masking.state.fit import refuse_unfit
 from ..storage import Tree, first_difference, plain_values
 from ..transfer import ForwardOutcome, TransferOutcome
 from .random_states import put_random_states, take_random_states

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from ..masking import MaskedModel
 from ..masking.annealing import annealed_sigmoid
 from ..masking.layers import evaluating
-from ..masking.wiring import live_inputs
+from ..masking.reach import live_inputs
 
 S_MAX = 400.0
 START = -0.05  # gate logits begin closed: the earlier task as it was

@@ -23,7 +23,7 @@ from dsn.experiment.result.result import Row, Transfer, read_result
 from dsn.experiment.result.seal import breaches, sealed
 from dsn.experiment.result.verify import verify
 from dsn.experiment.run.run import run
-from dsn.masking.fingerprint import Fingerprints
+from dsn.masking.state.fingerprint import Fingerprints
 from dsn.storage import checksum
 from tests.experiment.resuming import tiny
 from tests.nets import learn, make

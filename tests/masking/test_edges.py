@@ -13,9 +13,9 @@ from dsn import InputError, ProtectedWeights, grow, mask_neurons
 from dsn.baselines.memory import masked_model_memory
 from dsn.masking.bits import pack_bits
 from dsn.masking.edges import EDGES, weights_of
-from dsn.masking.fingerprint import Fingerprints
-from dsn.masking.fit import refuse_unfit
 from dsn.masking.records import Lateral
+from dsn.masking.state.fingerprint import Fingerprints
+from dsn.masking.state.fit import refuse_unfit
 from dsn.topology.tasks import task_topology
 from dsn.transfer.similarity import similarity
 from tests.masking.test_zero_forgetting import random_nets

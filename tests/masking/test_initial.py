@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from dsn import ProtectedWeights, backbones, mask_neurons
 from dsn.errors import InputError
 from dsn.masking.initial import WIDTHS, edges, fans_of, same_share, split, start_task
-from dsn.masking.wiring import live_inputs
+from dsn.masking.reach import live_inputs
 from tests.nets import NETS, learn, logits, make, same
 
 pytestmark = pytest.mark.filterwarnings("ignore:task .* no free neuron")

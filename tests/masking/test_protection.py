@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from dsn import InputError, ProtectedWeights, grow
-from dsn.masking.wiring import live_inputs
+from dsn.masking.reach import live_inputs
 from tests.nets import NETS, learn, logits, make, same
 
 

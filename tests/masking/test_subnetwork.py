@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dsn import InputError, MaskedModel, grow, mask_neurons
+from dsn.masking.cut.pieces import Select
 from dsn.masking.kinds import is_layer
-from dsn.masking.pieces import Select
 from dsn.masking.records import Lateral
 from tests.masking.test_wrapping import Free
 from tests.masking.test_zero_forgetting import random_nets

@@ -5,7 +5,7 @@ import torch
 
 from dsn import InputError, backbones, mask_neurons
 from dsn.masking.records import Lateral
-from dsn.masking.task_file import FORMAT, VERSION
+from dsn.masking.state.task_file import FORMAT, VERSION
 from dsn.storage import read_tree, write_tree
 from tests.masking.spoiled import deeper, fewer, inf, nan, whole
 from tests.nets import NETS, learn, logits, make, same

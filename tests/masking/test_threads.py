@@ -11,8 +11,8 @@ import torch
 from torch.nn import functional as F
 
 from dsn import ProtectedWeights, grow, mask_neurons
-from dsn.masking.fingerprint import Fingerprints
 from dsn.masking.records import Lateral
+from dsn.masking.state.fingerprint import Fingerprints
 from tests.nets import NETS, learn, logits, make
 
 pytestmark = pytest.mark.filterwarnings("ignore:task .* no free neuron")

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from dsn import InputError, backbones, mask_neurons
+from dsn.masking.reach import coupled_layers, live_inputs
 from dsn.masking.records import Lateral
-from dsn.masking.wiring import coupled_layers, live_inputs
 from tests.nets import NETS, learn, logits, make, same
 
 

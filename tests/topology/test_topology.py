@@ -12,7 +12,7 @@ from torch import nn
 
 from dsn import backbones, grow, mask_neurons
 from dsn.errors import InputError
-from dsn.masking.wiring import live_inputs
+from dsn.masking.reach import live_inputs
 from dsn.topology.measures import topology
 from dsn.topology.tasks import task_topologies, task_topology
 from dsn.topology.wiring import find_wiring

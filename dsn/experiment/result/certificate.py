@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from dsn.masking.fingerprint import Fingerprint, Fingerprints
+from dsn.masking.state.fingerprint import Fingerprint, Fingerprints
 
 from .result import Row, Transfer
 

@@ -15,7 +15,7 @@ from safetensors.torch import save as serialize
 from dsn.errors import InputError
 from dsn.evaluation.capacity import jaccard, mask_bytes, neurons, similarity
 from dsn.masking import MaskedModel
-from dsn.masking.fit import refuse_unfit
+from dsn.masking.state.fit import refuse_unfit
 from dsn.storage import checksum
 from dsn.topology.tasks import task_topologies
 

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from dsn.errors import InputError
 from dsn.evaluation.capacity import Neurons
 from dsn.evaluation.metrics import Matrix, as_matrix
-from dsn.masking.fingerprint import Fingerprint
+from dsn.masking.state.fingerprint import Fingerprint
 from dsn.storage import write_bytes
 from dsn.topology.tasks import TaskTopology
 

@@ -21,8 +21,8 @@ from safetensors.torch import save as serialize
 from torch import Tensor, nn
 
 from dsn.errors import InputError
+from dsn.masking.cut.pieces import Pools, Select, Sum
 from dsn.masking.kinds import LAYERS, is_layer, is_norm
-from dsn.masking.pieces import Pools, Select, Sum
 
 from ..config.experiment import Config
 from ..config.network import architecture, build_backbone

@@ -14,7 +14,7 @@ from dsn.errors import InputError
 from dsn.evaluation.capacity import mask_bytes, neurons
 from dsn.evaluation.metrics import all_metrics
 from dsn.masking import MaskedModel
-from dsn.masking.fingerprint import Fingerprints
+from dsn.masking.state.fingerprint import Fingerprints
 from dsn.storage import first_difference
 
 from ..config.machine import environment

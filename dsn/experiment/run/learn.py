@@ -16,7 +16,7 @@ from dsn.baselines import masked_model_memory
 from dsn.evaluation.metrics import Matrix
 from dsn.evaluation.plugin import TransferMetrics, close_logs, evaluator
 from dsn.masking import MaskedModel
-from dsn.masking.fingerprint import Fingerprints
+from dsn.masking.state.fingerprint import Fingerprints
 
 from ..base.console import say
 from ..config.experiment import Config, EvaluationConfig

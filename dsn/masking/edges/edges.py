@@ -20,143 +20,31 @@ Shapes: W [n, d, ...]; own, earlier, open: bool [n]; scores and bits of the r ro
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from .bits import pack_bits, unpack_bits
-from .growth import laid_out, narrow_columns, narrow_parameters
+from ..bits import pack_bits
+from ..growth import laid_out, narrow_columns, narrow_parameters
+from ..kinds import per_edge, per_neuron
 from .initial_values import initial_values
-from .kinds import per_edge, per_neuron
-from .records import TaskRecord
-from .scores import how_many, straight_through, top_k
+from .layer import LayerEdges
+from .owners import Owners, bits_of
 
 if TYPE_CHECKING:
-    from .model import MaskedModel
+    from ..model import MaskedModel
 
 EDGES = ("none", "own_and_read", "own_and_sign", "own")
 WHOLE_BYTES = 2048  # a layer with no more bytes of weights is wholly a task's own
-DENSITY = 0.5  # of the edges that a task may read, the share that it reads
 CACHED = 4  # committed tasks whose weights are kept ready
 
 
 def weights_of(model: MaskedModel, task: int) -> dict[str, Tensor]:
     """The weights and biases that ``task`` computes with, by name; those not named are the backbone's own."""
     return narrow_parameters(model, task) if model.edges is None else model.edges.weights(model, task)
-
-
-class LayerEdges(nn.Module):
-    """What tasks keep of one layer: bits of edges, own biases, own weights; scores while one is learnt."""
-
-    own: Tensor
-
-    def __init__(self, whole: bool, signs: bool) -> None:
-        super().__init__()
-        self.whole, self.signs = whole, signs
-        self.scores: nn.Parameter | None = None
-        self.register_buffer("own", torch.zeros(0, dtype=torch.bool))
-        self.bits = TaskRecord()
-        self.weights = nn.ParameterDict()
-        self.biases = nn.ParameterDict()
-        self._ready: tuple[tuple[object, ...], Tensor, Tensor, Tensor] | None = None
-
-    def of(self, task: int) -> list[nn.Parameter]:
-        """The weights and biases that are wholly those of ``task``."""
-        return [own[str(task)] for own in self._own().values() if str(task) in own]
-
-    def chosen(self) -> Tensor:
-        """Bool, a scored edge: whether it is read, or read as it is instead of with the other sign."""
-        return self._chosen(self._ranked())
-
-    def factors(self, chosen: Tensor, dtype: torch.dtype) -> Tensor:
-        """What the weights of ``chosen`` edges, bool, and of the others are multiplied by."""
-        numbers = chosen.to(dtype)
-        return 2 * numbers - 1 if self.signs else numbers
-
-    def _ranked(self) -> Tensor:
-        """The scores as they are compared; gradients pass through."""
-        assert self.scores is not None
-        return self.scores if self.signs else self.scores.abs()
-
-    def _chosen(self, ranked: Tensor) -> Tensor:
-        return ranked.detach() >= 0 if self.signs else top_k(ranked, how_many(DENSITY, ranked.numel()))
-
-    def learnt(
-        self, weight: Tensor, used: Callable[[], Tensor], initial: Callable[[Tensor], Tensor]
-    ) -> Tensor:
-        """[n, d, ...] what the task being learnt computes with; gradients go to ``weight`` and scores."""
-        _, rows, order, frozen = self.prepared(weight, used, initial)
-        if self.scores is not None:
-            ranked = self._ranked()
-            choice = straight_through(ranked, self.factors(self._chosen(ranked), ranked.dtype))
-            frozen = frozen * choice.to(frozen.dtype)
-        return laid_out(torch.cat([weight.index_select(0, rows), frozen]).index_select(0, order), weight)
-
-    @torch.no_grad()
-    def prepared(
-        self, weight: Tensor, used: Callable[[], Tensor], initial: Callable[[Tensor], Tensor]
-    ) -> tuple[tuple[object, ...], Tensor, Tensor, Tensor]:
-        """The rows that learn, where each row lies behind them, and the values of the others: once a task.
-
-        ``used``: bool [n], the neurons of earlier tasks.
-        """
-        key = (weight.device, weight.dtype)
-        if self._ready is None or self._ready[0] != key:
-            rows, read = self.own.nonzero().flatten(), (~self.own).nonzero().flatten()
-            order = torch.cat([rows, read]).argsort()
-            values = torch.where(per_neuron(used(), weight), weight, initial(weight))
-            self._ready = (key, rows, order, values[read])
-        return self._ready
-
-    def forget(self) -> None:
-        """End the learning of a task."""
-        self.scores, self._ready = None, None
-        self.own = self.own.new_zeros(0)
-
-    def drop(self, task: int) -> None:
-        """Forget all of ``task``."""
-        self.forget()
-        self.bits.drop(str(task))
-        for own in self._own().values():
-            if str(task) in own:
-                del own[str(task)]
-
-    def kept_of(self, task: int) -> dict[str, Tensor | None]:
-        """Bits, weights and biases of a committed task; None for what it has not."""
-        own = {name: kept.get(str(task), None) for name, kept in self._own().items()}
-        return {"bits": self.bits.get(str(task)), **own}
-
-    @torch.no_grad()
-    def put(self, task: int, kept: Mapping[str, Tensor | None]) -> None:
-        """Put what :meth:`kept_of` gave in the place of what ``task`` is learnt with; its learning ends."""
-        bits, device = kept["bits"], self.own.device
-        if bits is not None:
-            self.bits.put(str(task), bits.to(device))
-        for name, own in self._own().items():
-            if (value := kept[name]) is not None:
-                own[str(task)].copy_(value)
-        self.forget()
-
-    def _own(self) -> dict[str, nn.ParameterDict]:
-        return {"weights": self.weights, "biases": self.biases}
-
-    def take_structure(self, state: Mapping[str, Tensor], prefix: str, like: Tensor) -> None:
-        """Make room for what ``state`` holds under ``prefix``."""
-        self.forget()
-        own, scores = state.get(f"{prefix}own"), state.get(f"{prefix}scores")
-        self.own = self.own.new_zeros(0 if own is None else len(own))
-        self.scores = None if scores is None else nn.Parameter(like.new_zeros(scores.shape))
-        self.bits = TaskRecord().to(like.device)
-        self.bits.take_structure(state, f"{prefix}bits.")
-        for name, kept in self._own().items():
-            kept.clear()
-            for key, value in state.items():
-                if key.startswith(f"{prefix}{name}."):
-                    kept[key.removeprefix(f"{prefix}{name}.")] = nn.Parameter(like.new_zeros(value.shape))
-        self.bits.to(like.device)
 
 
 class Edges(nn.Module):
@@ -266,7 +154,7 @@ class Edges(nn.Module):
 
     def learning_rows(self, model: MaskedModel, path: str, task: int) -> Tensor:
         """Bool [n]: the rows of a layer that are those of ``task``, committed or being learnt."""
-        return self.of(path).own if task == model.learning else _Owners(model, path, task).own
+        return self.of(path).own if task == model.learning else Owners(model, path, task).own
 
     # ---- what a task computes with -----------------------------------------------------------------------
 
@@ -315,7 +203,7 @@ class Edges(nn.Module):
         key = (task, model.device, model.dtype)
         if self._still is None or self._still[0] != key:
             with torch.no_grad():
-                owners = {path: _Owners(model, path, task).own for path, _ in self.by_path()}
+                owners = {path: Owners(model, path, task).own for path, _ in self.by_path()}
                 self._still = (key, self._committed(model, task), owners)
         _, still, owners = self._still
         found = dict(still)
@@ -332,12 +220,12 @@ class Edges(nn.Module):
             if edges.whole:
                 found[f"{path}.weight"] = edges.weights[str(task)]
             else:
-                layer, owners = model.layer(path).weight, _Owners(model, path, task)
+                layer, owners = model.layer(path).weight, Owners(model, path, task)
                 weight = layer if columns is None else layer[: len(owners.own), columns[path]]
                 values = torch.where(
                     per_neuron(owners.earlier, weight), weight.detach(), self.initial(path, weight)
                 )
-                chosen = _bits(edges.bits.get(str(task)), owners.read, weight)
+                chosen = bits_of(edges.bits.get(str(task)), owners.read, weight)
                 read = values * edges.factors(chosen, values.dtype) * per_neuron(owners.read, weight)
                 found[f"{path}.weight"] = laid_out(
                     torch.where(per_neuron(owners.own, weight), weight, read), layer
@@ -355,12 +243,12 @@ class Edges(nn.Module):
         columns = narrow_columns(model, task)
         found: dict[str, Tensor] = {}
         for path, edges in self.by_path():
-            weight, owners = model.layer(path).weight, _Owners(model, path, task)
+            weight, owners = model.layer(path).weight, Owners(model, path, task)
             width = len(owners.own)
             known = torch.ones(weight.shape[1], dtype=torch.bool) if columns is None else columns[path]
             narrow = weight[:width, known.to(weight.device)]
             bits = None if edges.whole or (edges.signs and not alike) else edges.bits.get(str(task))
-            inside = _bits(bits, owners.read, narrow) | per_neuron(owners.own, narrow)
+            inside = bits_of(bits, owners.read, narrow) | per_neuron(owners.own, narrow)
             wide = torch.zeros_like(weight, dtype=torch.bool)
             wide[:width, known.to(weight.device)] = inside
             found[path] = wide
@@ -404,26 +292,6 @@ class Edges(nn.Module):
         for key, module in self.layers.items():
             like = model.layer(key.replace("/", ".")).weight
             cast(LayerEdges, module).take_structure(state, f"{prefix}layers.{key}.", like)
-
-
-class _Owners:
-    """Whose the rows of a layer are for a committed task: ``own``, ``earlier`` and ``read``, bool [n]."""
-
-    def __init__(self, model: MaskedModel, path: str, task: int) -> None:
-        gate, row = model.gates_by_path[path], model.committed.index(task)
-        width = gate.widths[row]
-        self.earlier = gate.used(row)[:width]
-        self.own = gate.mask(row) & ~self.earlier
-        self.read = gate.open_mask(row) & ~self.own
-
-
-def _bits(packed: Tensor | None, read: Tensor, weight: Tensor) -> Tensor:
-    """Bool, shaped as ``weight``: which edges are read of the rows ``read`` [n]; all if none are packed."""
-    chosen = per_neuron(read, weight).expand_as(weight).clone()
-    if packed is not None:
-        places = read.nonzero().flatten()
-        chosen[places] = unpack_bits(packed, len(places) * weight[0].numel()).view(-1, *weight.shape[1:])
-    return chosen
 
 
 def _drawn_scores(weight: Tensor, rows: int) -> Tensor:

@@ -20,12 +20,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from .kinds import layer_kind
-from .layers import evaluating
-from .norms import TaskNorm
+from ..kinds import layer_kind
+from ..layers import evaluating
+from ..norms import TaskNorm
 
 if TYPE_CHECKING:
-    from .model import MaskedModel
+    from ..model import MaskedModel
 
 FEATURES, INPUT = "features", "input"
 # sizes of the values sent, each with both signs: some of them pass any activation that is not flat everywhere

@@ -10,8 +10,8 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from .kinds import Maskable, is_exactly, layer_kind, norm_kind
-from .records import pool
+from ..kinds import Maskable, is_exactly, layer_kind, norm_kind
+from ..records import pool
 
 # Selecting costs one pass over memory, rows and columns of zeros cost arithmetic: on a CPU, selecting is
 # the faster of the two once it saves a tenth.

@@ -19,16 +19,16 @@ from typing import TYPE_CHECKING, cast
 import torch
 from torch import Tensor, nn
 
+from ..edges import weights_of
+from ..kinds import Maskable, is_exactly, layer_kind, norm_kind
+from ..norms import TaskNorm
+from ..records import Lateral
 from .cuts import Cut, plan
-from .edges import weights_of
-from .kinds import Maskable, is_exactly, layer_kind, norm_kind
-from .norms import TaskNorm
 from .pieces import Pools, Select, Sum, chain, kept_norm, sliced
 from .probes import FEATURES, Skeleton, lone_norms
-from .records import Lateral
 
 if TYPE_CHECKING:
-    from .model import MaskedModel
+    from ..model import MaskedModel
 
 
 Head = tuple[Tensor, Tensor]

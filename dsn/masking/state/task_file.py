@@ -12,17 +12,17 @@ from typing import TYPE_CHECKING, cast
 import torch
 from torch import Tensor, nn
 
-from ..errors import InputError
-from ..storage import Tree, read_tree, write_tree
+from ...errors import InputError
+from ...storage import Tree, read_tree, write_tree
+from ..growth import narrow_columns
+from ..layers import evaluating
+from ..reach import read_inputs
+from ..records import Lateral
 from .fingerprint import Fingerprints, probe
 from .fit import refuse_numbers, refuse_record_name
-from .growth import narrow_columns
-from .layers import evaluating
-from .records import Lateral
-from .wiring import read_inputs
 
 if TYPE_CHECKING:
-    from .model import MaskedModel
+    from ..model import MaskedModel
 
 FORMAT, VERSION = "dsn-task", 1
 LATERAL = ("scale", "weight", "bias", "mixture")

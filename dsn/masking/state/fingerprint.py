@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ..storage import add_tensor
-from .edges import weights_of
-from .layers import evaluating
-from .wiring import read_inputs
+from ...storage import add_tensor
+from ..edges import weights_of
+from ..layers import evaluating
+from ..reach import read_inputs
 
 if TYPE_CHECKING:
-    from .model import MaskedModel
+    from ..model import MaskedModel
 
 BATCH, DIGITS = 16, 16
 

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ..errors import InputError
-from .bits import unpack_bits
-from .norms import TaskNorm
-from .records import TaskRecord
+from ...errors import InputError
+from ..bits import unpack_bits
+from ..norms import TaskNorm
+from ..records import TaskRecord
 
 if TYPE_CHECKING:
-    from .model import MaskedModel
+    from ..model import MaskedModel
 
 _OF_TASKS = re.compile(
     r"task_ids|(heads|records|laterals|edges\.layers)\..*|gates\.[^.]+\.(masks|commit_widths|logits)|backbone\..*\.tasks\..*"

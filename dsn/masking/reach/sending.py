@@ -1,0 +1,116 @@
+"""Values sent through a network in the place of what its masked layers give, and what arrives where.
+
+Residual sums, concatenation, flatten and pooling need no case of their own.
+
+Shapes: values and masks [n] a layer; inputs [d] a layer, d the columns of a Linear's weight or the input
+channels of a Conv.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from torch import Tensor, nn
+
+from ..kinds import Maskable, layer_kind
+from ..layers import evaluating
+from ..norms import TaskNorm
+
+if TYPE_CHECKING:
+    from ..model import MaskedModel
+
+Emit = Callable[[str, Tensor], Tensor]
+"""(path, output) -> what is sent in its place; of ``output`` shape, type and device count, not its values"""
+
+
+@dataclass
+class Arrivals:
+    """What one pass brought: to each layer's input, to each norm's input, and to the features."""
+
+    layers: dict[str, list[Tensor]]
+    norms: dict[str, list[Tensor]]
+    features: Tensor
+
+    def places(self) -> dict[str, list[Tensor]]:
+        """What arrived at each layer and at the "features"."""
+        return {**self.layers, "features": [self.features]}
+
+
+def send(
+    model: MaskedModel,
+    emit: Emit | Mapping[str, Tensor],
+    x: Tensor,
+    *,
+    raw: Emit | None = None,
+    free_norms: Emit | None = None,
+) -> Arrivals:
+    """Run the backbone on ``x`` while each layer emits values where its mask is applied.
+
+    Args:
+        emit: the values, or one number a neuron, [n] by path.
+        raw: what a layer gives past its mask, before a norm that the mask follows; by default zeros.
+        free_norms: what norms emit that stand behind no layer; by default they compute.
+    """
+    layers: dict[str, list[Tensor]] = {path: [] for path in model.gates_by_path}
+    norms: dict[str, list[Tensor]] = {}
+    emitted = _broadcast(model, emit) if isinstance(emit, Mapping) else emit
+
+    def layer_forward(path: str, layer: Maskable, masked_here: bool) -> Callable[[Tensor], Tensor]:
+        def forward(input: Tensor) -> Tensor:
+            shape = _output_shape(model, path, layer, input, len(layers[path]))
+            layers[path].append(input.detach().clone())
+            output = input.new_zeros(shape)
+            if masked_here:
+                return emitted(path, output)
+            return output if raw is None else raw(path, output)
+
+        return forward
+
+    def norm_forward(path: str, norm: TaskNorm, send_on: Emit | None) -> Callable[[Tensor], Tensor]:
+        compute = norm.forward
+
+        def forward(x: Tensor) -> Tensor:
+            norms[path].append(x.detach().clone())
+            return compute(x) if send_on is None else send_on(path, x)
+
+        return forward
+
+    layer_of = {norm: path for path, norm in model.norm_of.items() if norm is not None}
+    with ExitStack() as stack:
+        stack.enter_context(evaluating(model))
+        model.select(None)
+        for path, layer in model.layer_modules():
+            _stand_in(stack, layer, layer_forward(path, layer, model.norm_of[path] is None))
+        for path, norm in model.backbone.named_modules():
+            if isinstance(norm, TaskNorm):
+                norms[path] = []
+                behind = layer_of.get(path)
+                placed = None if behind is None else _named(emitted, behind)
+                _stand_in(stack, norm, norm_forward(path, norm, placed or free_norms))
+        features = model.backbone(x)
+    return Arrivals(layers, norms, features)
+
+
+def _stand_in(stack: ExitStack, module: nn.Module, forward: Callable[..., Tensor]) -> None:
+    """Let ``module`` run ``forward`` until ``stack`` is closed."""
+    module.forward = forward  # on the instance: the class's own comes back with its removal
+    stack.callback(lambda: module.__dict__.pop("forward"))
+
+
+def _named(emit: Emit, path: str) -> Emit:
+    return lambda _path, output: emit(path, output)
+
+
+def _broadcast(model: MaskedModel, values: Mapping[str, Tensor]) -> Emit:
+    def emit(path: str, output: Tensor) -> Tensor:
+        return model.gates_by_path[path].as_broadcast(values[path], output).expand_as(output).clone()
+
+    return emit
+
+
+def _output_shape(model: MaskedModel, path: str, layer: Maskable, x: Tensor, call: int) -> tuple[int, ...]:
+    calls = model.map_sizes[path]
+    return layer_kind(layer).output_shape(x, model.gates_by_path[path].n, calls[min(call, len(calls) - 1)])

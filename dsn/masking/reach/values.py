@@ -1,0 +1,112 @@
+"""The kinds of values that are sent: what any network lets through, some kind of them brings.
+
+NaN and the infinities pass through nearly every operation; finite values of all sizes and both signs, that
+differ over neurons, positions and the batch and are 0 here and there, pass through the others (a comparison
+with NaN is false).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from .sending import Arrivals, send
+
+if TYPE_CHECKING:
+    from ..model import MaskedModel
+
+BATCH = 3  # samples sent at once, so that statistics over the batch are felt too
+
+
+def signed(shape: torch.Size, random: torch.Generator) -> Tensor:
+    """Numbers of any size from 1e-4 to 1e4 and of both signs."""
+    sign = torch.randint(0, 2, shape, generator=random) * 2.0 - 1
+    return sign * 10 ** (8 * torch.rand(shape, generator=random) - 4)
+
+
+def holed(shape: torch.Size, random: torch.Generator) -> Tensor:
+    return signed(shape, random) * torch.randint(0, 2, shape, generator=random)
+
+
+def _even(shape: torch.Size, random: torch.Generator) -> Tensor:
+    """The same all over a map, or along the dimensions in the middle; some neurons are 0."""
+    small = torch.Size(
+        [shape[0], shape[1], *[1] * (len(shape) - 3), *([shape[-1]] if len(shape) == 3 else [1])]
+    )
+    return holed(small if len(shape) > 2 else shape, random).expand(shape).contiguous()
+
+
+def _sparse(shape: torch.Size, random: torch.Generator) -> Tensor:
+    """A half, a quarter, an eighth of the neurons (dimension 1, or the last), the others 0 all over a map."""
+    kept = 0.5 ** (1 + torch.arange(shape[0]) % 3).view(-1, *[1] * (len(shape) - 1))
+    dim = 1 if len(shape) != 3 else int(torch.randint(1, 3, (), generator=random))
+    small = [n if at in (0, dim) else 1 for at, n in enumerate(shape)]
+    return signed(shape, random) * (torch.rand(small, generator=random) < kept)
+
+
+def _filled(value: float) -> Callable[[torch.Size, torch.Generator], Tensor]:
+    return lambda shape, _random: torch.full(shape, value)
+
+
+FINITE: tuple[Callable[[torch.Size, torch.Generator], Tensor], ...] = (
+    lambda shape, random: 1 + torch.rand(shape, generator=random),
+    lambda shape, random: -1 - torch.rand(shape, generator=random),
+    signed,
+    holed,
+    _even,
+    _sparse,
+    _sparse,
+)
+BOUNDLESS = (_filled(math.nan), _filled(math.inf), _filled(-math.inf))
+KINDS = (*FINITE, *BOUNDLESS)
+
+
+class Sender:
+    """Values of one kind for the network's input, and for what the masks let through.
+
+    What is masked is 0, of the sign of ``zero``, by default of any sign: a masked neuron's sign is that of
+    what its weights give.
+    """
+
+    def __init__(
+        self,
+        model: MaskedModel,
+        masks: Mapping[str, Tensor] | None,
+        kind: int,
+        zero: float | None = None,
+    ) -> None:
+        self.model, self.masks, self.kind, self.zero = model, masks, kind, zero
+        self.random = torch.Generator().manual_seed(kind)
+        self.signs = torch.Generator().manual_seed(kind)
+
+    def draw(self, like: Tensor) -> Tensor:
+        return KINDS[self.kind](like.shape, self.random).to(like)
+
+    def __call__(self, path: str, output: Tensor) -> Tensor:
+        if self.zero is None:
+            zeros = ((torch.randint(0, 2, output.shape, generator=self.signs) * 2.0 - 1) * 0.0).to(output)
+        else:
+            zeros = torch.full_like(output, self.zero)
+        if self.masks is None:
+            return zeros
+        gate = self.model.gates_by_path[path]
+        mask = torch.zeros(gate.n, dtype=torch.bool, device=output.device)
+        mask[: len(self.masks[path])] = self.masks[path].to(mask)
+        shape = [1] * output.dim()
+        shape[gate.neuron_dim] = gate.n
+        return torch.where(mask.view(shape), self.draw(output), zeros)
+
+    def send(self) -> Arrivals:
+        """One pass; the network's own input and norms that stand behind no layer are not masked."""
+        return send(self.model, self, self.x(), free_norms=lambda _path, output: self.draw(output))
+
+    def x(self) -> Tensor:
+        return self.draw(zero_input(self.model))
+
+
+def zero_input(model: MaskedModel) -> Tensor:
+    return torch.zeros((BATCH, *model.input_shape[1:]), device=model.device, dtype=model.dtype)

@@ -1,0 +1,176 @@
+"""What a masked backbone is made of: layers with gates, norms with a copy a task, and what each task has.
+
+Shapes: masks [n] a layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import InputError
+from .annealing import Prices
+from .edges import Edges
+from .gates import Gate
+from .kinds import Maskable, computes_plainly, is_norm, layer_kind
+from .layers import Site
+from .norms import TaskNorm
+from .passes import PassLock
+from .records import TaskRecord
+
+if TYPE_CHECKING:
+    from .reach import InputsOfTask
+
+
+class Structure(nn.Module):
+    """The base of :class:`dsn.masking.MaskedModel`; ``sites``: the layers of ``backbone`` that get a mask."""
+
+    task_ids: Tensor
+
+    def __init__(self, backbone: nn.Module, example_input: Tensor, sites: list[Site]) -> None:
+        super().__init__()
+        self.lock = PassLock()  # of the pass: select() and what computes after it
+        self.backbone = backbone
+        self.input_shape = (1, *example_input.shape[1:])
+        self._place_masks(sites)
+        self.heads = nn.ModuleDict()
+        self.records = nn.ModuleDict()
+        self.laterals = nn.ModuleDict()
+        self.register_buffer("task_ids", torch.zeros(0, dtype=torch.long))
+        self.edges: Edges | None = None
+        self.tasks: list[int] = []
+        self.scale, self.s_max = 1.0, 400.0
+        self.dense = False  # while True, the task being learnt uses every neuron
+        self.narrow_columns: dict[int, dict[str, Tensor]] = {}  # growth.py: input columns of a task's layers
+        self.seen_live: tuple[Any, dict[str, Tensor]] | None = None  # reach: live with all open
+        self.inputs_of_tasks: dict[int, InputsOfTask] = {}  # reach: what a task's mask lets through
+        self._price: tuple[tuple[object, ...], Tensor] | None = None  # of this step's soft gates
+        self._prices: Prices | None = None  # made anew when the free neurons are others
+        self._compiled: Any = None
+        self._flushes = False
+
+    def _place_masks(self, sites: list[Site]) -> None:
+        """Give each layer its gates and each norm a copy a task, and let the backbone's passes meet them."""
+        self.norm_of: dict[str, str | None] = {site.path: site.norm for site in sites}
+        self.map_sizes = {site.path: site.map_sizes for site in sites}  # height, width of a Conv's outputs
+        # layers whose weight is not used as it stands: a row may mix its columns, so used rows are kept whole
+        self.whole_rows = frozenset(site.path for site in sites if not computes_plainly(site.layer))
+        self.gates = nn.ModuleDict()
+        for site in sites:
+            kind = layer_kind(site.layer)
+            self.gates[site.path.replace(".", "/")] = Gate(kind.neurons(site.layer), kind.neuron_dim)
+        self._gates: dict[str, Gate] = {key.replace("/", "."): g for key, g in self.gates.items()}  # type: ignore[misc]
+        for path, module in list(self.backbone.named_modules()):
+            if is_norm(module):
+                self.backbone.set_submodule(path, TaskNorm(module))
+        self._norms = [module for module in self.backbone.modules() if isinstance(module, TaskNorm)]
+        # layers whose gates multiply their weights while training: those on maps that no norm follows
+        self._foldable = [
+            site.path
+            for site in sites
+            if layer_kind(site.layer).on_maps and site.norm is None and site.path not in self.whole_rows
+        ]
+        self._hooks = self._register_hooks()
+
+    # ---- structure -------------------------------------------------------------------------------------
+
+    @property
+    def gates_by_path(self) -> dict[str, Gate]:
+        """The gates of each masked layer, in forward order."""
+        return self._gates
+
+    @property
+    def layers(self) -> dict[str, int]:
+        """Neurons of each masked layer, in forward order."""
+        return {path: gate.n for path, gate in self.gates_by_path.items()}
+
+    def layer(self, path: str) -> Maskable:
+        """The masked Linear or Conv at ``path``."""
+        return cast(Maskable, self.backbone.get_submodule(path))
+
+    def layer_modules(self) -> Iterator[tuple[str, Maskable]]:
+        """(path, Linear or Conv) of each masked layer, in forward order."""
+        return ((path, self.layer(path)) for path in self.gates_by_path)
+
+    def mask_module(self, path: str) -> nn.Module:
+        """The module whose output the mask of layer ``path`` multiplies: the layer or the norm behind it."""
+        return self.backbone.get_submodule(self.norm_of[path] or path)
+
+    def norms(self) -> Iterator[TaskNorm]:
+        """Every norm of the backbone."""
+        return iter(self._norms)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the backbone's weights are."""
+        return next(self.backbone.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The floating-point type of the backbone's weights."""
+        return next(self.backbone.parameters()).dtype
+
+    def _register_hooks(self) -> list[Any]:
+        handles = []
+        for path, layer in self.layer_modules():
+            gate, site = self.gates_by_path[path], self.mask_module(path)
+            handles.append(site.register_forward_hook(gate.gate_output))
+            if isinstance(site, TaskNorm) and site.mixes_neurons:
+                # its statistics must not see neurons outside the mask
+                handles.append(layer.register_forward_hook(gate.gate_output))
+        return handles
+
+    # ---- tasks and their masks -----------------------------------------------------------------------------
+
+    @property
+    def committed(self) -> list[int]:
+        """Tasks whose mask is committed, in the order of their commits."""
+        return self.tasks[: self._commits]
+
+    @property
+    def learning(self) -> int | None:
+        """The task that is added but not committed, if there is one."""
+        return self.tasks[-1] if len(self.tasks) > self._commits else None
+
+    @property
+    def _commits(self) -> int:
+        return len(next(iter(self._gates.values())).widths)
+
+    def _row(self, task: int) -> int:
+        if task not in self.committed:
+            raise InputError(f"task {task} has no committed mask; committed tasks: {self.committed}")
+        return self.committed.index(task)
+
+    def masks(self, task: int) -> dict[str, Tensor]:
+        """The committed mask of ``task``: bool [n] a layer, n as it was at the commit."""
+        row = self._row(task)
+        return {path: gate.mask(row) for path, gate in self.gates_by_path.items()}
+
+    def open_neurons(self, task: int) -> dict[str, Tensor]:
+        """What ``task`` computes with, bool [n] a layer: its mask; with edges also what nobody owned then."""
+        row = self._row(task)
+        return {path: gate.open_mask(row) for path, gate in self.gates_by_path.items()}
+
+    def used(self, before: int | None = None) -> dict[str, Tensor]:
+        """Used neurons, bool [n] a layer: the union of the masks committed (before task ``before``)."""
+        rows = len(self.committed) if before is None else self.tasks.index(before)
+        return {path: gate.used(rows) for path, gate in self.gates_by_path.items()}
+
+    def record(self, task: int) -> TaskRecord:
+        """What ``task`` keeps beside its mask."""
+        return cast(TaskRecord, self.records[str(task)])
+
+    def lateral_heads(self, task: int) -> nn.ModuleList:
+        """What ``task`` reads from later ones, in the order it was accepted."""
+        return cast(nn.ModuleList, self.laterals[str(task)])
+
+    def gate_logits(self) -> list[nn.Parameter]:
+        """The gate logits [n] of each layer while a task is learnt; empty otherwise."""
+        return [gate.logits for gate in self.gates_by_path.values() if gate.logits is not None]
+
+    def scores(self) -> list[nn.Parameter]:
+        """The scores of edges of each layer while a task is learnt with them; empty otherwise."""
+        return [] if self.edges is None else self.edges.scores()

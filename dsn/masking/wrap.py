@@ -1,0 +1,36 @@
+"""The one call that masks a backbone."""
+
+from torch import Tensor, nn
+
+from .model import MaskedModel
+
+
+def mask_neurons(
+    backbone: nn.Module,
+    *,
+    example_input: Tensor,
+    head: str | None = None,
+    edges: str = "none",
+    rehearse: bool = True,
+) -> MaskedModel:
+    """Wrap ``backbone`` so that each task gets a mask over its neurons, a head and norm state of its own.
+
+    Args:
+        backbone: any module made of Linear, Conv1d, Conv2d, batch, layer or group norm and layers without
+            parameters; it is changed in place, :meth:`MaskedModel.unmask` gives it back.
+        example_input: one batch as the backbone takes it, e.g. ``torch.zeros(1, 3, 32, 32)``.
+        head: path of the classifier (a Linear) that the tasks' own heads replace; None where the backbone
+            returns features [batch, d].
+        edges: "none": masks over neurons alone. "own_and_read": a task owns the weights of its fresh
+            neurons, and packed bits choose which of all other weights it reads; "own_and_sign": they choose
+            the signs that it reads them with; "own": it reads them all as they are (``edges``). All three
+            replace the backbone's weights by constants with random signs, and each task says how many there
+            shall be: ``add_task(planned_tasks=...)``.
+        rehearse: try on a copy that earlier tasks stay bit-equal when others are learnt (``rehearsal.py``),
+            now and after each growth. It takes a copy of the backbone and some twenty passes over four
+            samples.
+
+    Raises:
+        InputError: for what cannot be masked, with the layer's path, the reason and the remedy.
+    """
+    return MaskedModel(backbone, example_input=example_input, head=head, edges=edges, rehearse=rehearse)
