@@ -4,11 +4,8 @@ One task goes: add_task -> epochs with soft gates -> commit -> (consolidation) -
 ``dsn.masking``: x [batch, ...], logits [batch, classes of the task].
 """
 
-import os
-import shutil
 import warnings
 from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,44 +19,24 @@ from ..errors import InputError
 from ..evaluation.experiences import name_of, task_label
 from ..masking import MaskedModel, ProtectedWeights, grow, sparsity
 from ..masking.initial import start_task
-from ..masking.layers import evaluating
-from ..storage import Tree, read_tree, write_tree
-from ..transfer import MECHANISMS, ForwardOutcome, TransferOutcome
+from ..transfer import ForwardOutcome, TransferOutcome
 from .beginning import Beginning
 from .groups import ParameterGroups, Undecayed
 from .hooks import IterationHooks
+from .judging import Judging
 from .loader import Batches, explaining_dead_workers
-from .loading import Loading, no_validation, refuse_below
+from .loading import refuse_below
 from .phases import Phases
+from .refusals import refuse_compiling, refuse_gates
+from .resumable import Resumable
 from .samples import read_samples
-from .schedule import Scheduler, summed_score
+from .schedule import Scheduler
 from .settings import Compute, Schedule, Selection, Transfer
-from .state import END, Resumed, put_state, take_state
+from .state import END, Resumed
 from .task_end import end_task
 
-STATE_FILE, STATE_FORMAT, STATE_VERSION = "strategy.safetensors", "dsn-strategy", 1
 
-
-def find_compiler() -> str | None:
-    """The C++ compiler that torch.compile would use on a CPU, or None."""
-    found = (shutil.which(name) for name in (os.environ.get("CXX", "g++"), "clang++"))
-    return next((path for path in found if path), None)
-
-
-def _refuse_gates(selection: Selection, transfer: Transfer) -> None:
-    """Raise InputError for what needs gates that learn, which a model with edges has not."""
-    if transfer.mechanism == "gates":
-        raise InputError(
-            "transfer 'gates' changes masks, and with edges they say who owns a weight: "
-            f"choose one of {', '.join(name for name in MECHANISMS if name != 'gates')}"
-        )
-    if selection.planned_tasks is None:
-        raise InputError("edges: say how many tasks shall share the neurons, planned_tasks=...")
-    if selection.budget is not None:
-        raise InputError("edges choose what a task reads, and planned_tasks what it owns: leave budget out")
-
-
-class DSN(IterationHooks, Phases, Loading, SupervisedTemplate):
+class DSN(IterationHooks, Phases, Judging, Resumable, SupervisedTemplate):
     """Data-free subnetworks (Gao et al., NeurIPS 2023) for task-incremental streams.
 
     Args:
@@ -116,14 +93,13 @@ class DSN(IterationHooks, Phases, Loading, SupervisedTemplate):
     ) -> None:
         if not isinstance(model, MaskedModel):
             raise InputError(f"model is a {type(model).__name__}: wrap it with mask_neurons(...) first")
-        if compute.compile and torch.device(device).type == "cpu" and not find_compiler():
-            raise InputError("compile: torch.compile needs a C++ compiler on a CPU; install g++ or clang++")
+        refuse_compiling(compute, device)
         if train_epochs + schedule.warmup_epochs < 1:
             raise InputError("train_epochs and warmup_epochs are both 0: a task would learn nothing")
         refuse_below(1, {"train_mb_size": train_mb_size, "eval_mb_size": eval_mb_size})
         refuse_below(0, {"train_epochs": train_epochs})
         if model.edges is not None:
-            _refuse_gates(selection, transfer)
+            refuse_gates(selection, transfer)
         super().__init__(
             model=model,
             optimizer=optimizer,
@@ -152,53 +128,6 @@ class DSN(IterationHooks, Phases, Loading, SupervisedTemplate):
         self.resumed: Resumed | None = None
         self.at_rest: Callable[[str], None] | None = None
         """called wherever the state can be taken: after each "iteration", and before the "end" of a task"""
-
-    # ---- the whole state -------------------------------------------------------------------------------
-
-    def __getstate__(self) -> dict[str, Any]:
-        """For a copy, also amid training: logits and loss of the last batch are numbers there, without graph.
-
-        A copy of a half-learnt task is one whose training was interrupted: its next ``train`` drops the task.
-        """
-        return {
-            name: value.detach() if isinstance(value, Tensor) and not value.is_leaf else value
-            for name, value in self.__dict__.items()
-        }
-
-    def take_state(self) -> dict[str, Tree]:
-        """Everything that training goes on from, while the strategy is at rest; see ``state.py``."""
-        self._refuse_bad_loss()
-        return take_state(self)
-
-    def put_state(self, state: Mapping[str, Tree]) -> None:
-        """Put back what :meth:`take_state` took. Raises InputError, naming the first thing that differs."""
-        put_state(self, state)
-
-    def save(self, folder: str | Path) -> None:
-        """Keep the whole state, while the strategy is at rest, in ``folder``; docs/checkpoint.md.
-
-        The file is written whole or not at all. Raises OSError where the disk refuses.
-        """
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        write_tree(folder / STATE_FILE, self.take_state(), format=STATE_FORMAT, version=STATE_VERSION)
-
-    def load(self, folder: str | Path) -> None:
-        """Put back what :meth:`save` kept, into a strategy with the same settings and backbone.
-
-        Random states are put back too. If it was saved within a task, ``train`` must be given that task's
-        experience next: it goes on there.
-
-        Raises:
-            InputError: a missing, damaged or foreign file, or one that does not fit: the first difference is
-                named, and nothing is changed.
-        """
-        path = Path(folder) / STATE_FILE
-        state = read_tree(path, format=STATE_FORMAT, version=STATE_VERSION)
-        try:
-            self.put_state(state)
-        except InputError as error:
-            raise InputError(f"{path}: {error}") from None
 
     # ---- one task --------------------------------------------------------------------------------------
 
@@ -346,14 +275,6 @@ class DSN(IterationHooks, Phases, Loading, SupervisedTemplate):
         self.model.anneal(self._progress(), self.selection.s_max)
         return self._logits(self.mb_x, task)
 
-    def _logits(self, x: Tensor, task: int) -> Tensor:
-        if self.channels_last and x.dim() == 4:
-            x = x.contiguous(memory_format=torch.channels_last)
-        if self.precision == "float32":
-            return self.model(x, task)
-        with torch.autocast(self.device.type, dtype=torch.bfloat16):
-            return self.model(x, task).float()
-
     def _progress(self) -> float:
         """How far annealing is, 0 to 1: within the epoch, or within all epochs with soft gates.
 
@@ -424,29 +345,3 @@ class DSN(IterationHooks, Phases, Loading, SupervisedTemplate):
     def model_adaptation(self, model: nn.Module | None = None) -> nn.Module:
         """The model as it is: tasks are added in training alone, so evaluating has no side effects."""
         return (self.model if model is None else model).to(self.device)
-
-    def _validation_samples(self, task: int) -> tuple[Tensor, Tensor] | None:
-        if not (self.schedule.judges or self.transfer.wanted):
-            return None
-        samples = self.find_validation(task, self.count_classes())
-        if samples is None and self.schedule.judges:
-            raise no_validation(task)
-        return samples
-
-    def _validation_score(self, task: int) -> float:
-        assert self._validation is not None  # or the task would not have begun
-        return self._mean_score(*self._validation, task, self.schedule.judge)
-
-    def accuracy(self, x: Tensor, y: Tensor, task: int) -> float:
-        """Share of x [n, ...] that ``task`` gives the class y [n], with the committed bits, in [0, 1]."""
-        return self._mean_score(x, y, task, "accuracy")
-
-    @torch.no_grad()
-    def _mean_score(self, x: Tensor, y: Tensor, task: int, judge: str) -> float:
-        """Mean of what ``judge`` says over x [n, ...], y [n], with the committed bits."""
-        with evaluating(self.model):
-            parts = [
-                summed_score(self._logits(part.to(self.device), task), target.to(self.device), judge)
-                for part, target in zip(x.split(self.eval_mb_size), y.split(self.eval_mb_size), strict=True)
-            ]
-        return float(torch.stack(parts).sum()) / len(y)

@@ -11,7 +11,7 @@ import torch
 from benchmarks import split_digits
 from dsn import DSN, InputError, backbones, mask_neurons
 from dsn.training.loader import read_samples
-from dsn.training.strategy import find_compiler
+from dsn.training.refusals import find_compiler
 from tests.nets import same
 from tests.training.flat import dsn
 

@@ -91,6 +91,22 @@ def _key(name: str, taken: set[str]) -> str:
     return key
 
 
+@dataclass
+class _Page:
+    """The sections about one stream, as they are added; names within the page begin with ``prefix``."""
+
+    prefix: str
+    sections: list[Section] = field(default_factory=list)
+
+    def named(self, name: str) -> str:
+        return f"{self.prefix}{name}"
+
+    def add(self, name: str, title: str, blocks: Iterable[Block | None]) -> None:
+        there = [block for block in blocks if block is not None and block != ""]
+        if there:
+            self.sections.append(Section(self.named(f"{name}-section"), title, there))
+
+
 def _report(
     source: Source,
     stream: StreamRuns,
@@ -99,71 +115,69 @@ def _report(
     images: int,
     key: str,
 ) -> StreamReport:
-    several = len(source.streams) > 1
-
-    def named(name: str) -> str:
-        return f"{key}-{name}" if several else name
-
+    page = _Page(f"{key}-" if len(source.streams) > 1 else "")
     reference = source.comparison.reference if source.comparison else stream.strategies[0]
     run = stream.alone
     alone = run.result if run else None
-    table = strategies_table(stream, named("results"))
-    summary = (
-        run_summary(stream.name, run.strategy, alone) if run and alone else stream_summary(stream, reference)
-    )
-    sections: list[Section] = []
-
-    def add(name: str, title: str, blocks: Iterable[Block | None]) -> None:
-        there = [block for block in blocks if block is not None and block != ""]
-        if there:
-            sections.append(Section(named(f"{name}-section"), title, there))
-
-    add("results", "Results", [table, differences_table(stream, reference, named("differences"))])
+    table = strategies_table(stream, page.named("results"))
+    page.add("results", "Results", [table, differences_table(stream, reference, page.named("differences"))])
     published = published_for(stream, known) if stream.finished else []
     if published:
-        add(
-            "published",
-            "Published and measured",
-            [published_table(stream, published, named("published-table"))],
-        )
+        shown = published_table(stream, published, page.named("published-table"))
+        page.add("published", "Published and measured", [shown])
     if stream.finished:
-        add(
-            "accuracy",
-            "Accuracy over tasks",
-            [accuracy_over_tasks(stream, looks, named("accuracy-over-tasks"))],
-        )
-        seeds = seed_matrices(stream, named("matrices-by-seed"))
-        add("matrices", "Accuracy matrices", [
-            mean_matrices(stream, named("matrices")), Folded("Seed by seed", [seeds]) if seeds else None,
-        ])  # fmt: skip
-        add("forgetting", "Forgetting and backward transfer", [
-            backward_a_task(stream, looks, named("backward-transfer")) or _nothing_changed(stream),
-            tasks_table(alone, named("tasks")) if alone else None,
-        ])  # fmt: skip
-        add("price", "Accuracy and its price", [
-            price_of_run(alone, named("price")) if alone else price(stream, looks, named("price"))
-        ])  # fmt: skip
-        masked = [(name, r) for name in stream.finished for r in stream.results(name)[:1] if r.tasks]
-        add("neurons", "Neurons", [
-            *(neurons(r, named(f"neurons-{_slug(name)}"), _where(stream, name, r)) for name, r in masked),
-            forecast_table(alone.tasks, named("forecast")) if alone and alone.tasks else None,
-        ])  # fmt: skip
-        add("overlap", "Mask overlap", [
-            overlap(r, named(f"overlap-{_slug(name)}"), _where(stream, name, r)) for name, r in masked
-            if len(r.tasks) > 1
-        ])  # fmt: skip
-        topologies: list[Block | None] = []
-        for name, r in masked:
-            figure = topology(r, named(f"topology-{_slug(name)}"), _where(stream, name, r))
-            topologies += [figure, room_warnings(r)]
-        add("topology", "Topology of masks", topologies)
-        add("transfers", "Backward transfer attempts", _transfers(stream, named("transfers-table")))
-        add("impressions", "Impressions", _pictures(stream, images, named("impressions-of")))
+        _add_accuracies(page, stream, looks, alone)
+        _add_masks(page, stream, alone)
+        page.add("transfers", "Backward transfer attempts", _transfers(stream, page.named("transfers-table")))
+        page.add("impressions", "Impressions", _pictures(stream, images, page.named("impressions-of")))
     if run is None:
-        add("runs", "Runs", [runs_table(stream, named("runs-table"))])
-    add("config", "Config and environment", _provenance(stream, named("environment")))
+        page.add("runs", "Runs", [runs_table(stream, page.named("runs-table"))])
+    page.add("config", "Config and environment", _provenance(stream, page.named("environment")))
     facts = run_facts(alone) if alone else []
-    return StreamReport(stream, key, summary, facts, table, sections)
+    return StreamReport(stream, key, _summary(stream, reference), facts, table, page.sections)
+
+
+def _summary(stream: StreamRuns, reference: str) -> list[str]:
+    """What came out, in sentences."""
+    run = stream.alone
+    if run and run.result:
+        return run_summary(stream.name, run.strategy, run.result)
+    return stream_summary(stream, reference)
+
+
+def _add_accuracies(page: _Page, stream: StreamRuns, looks: dict[str, Series], alone: Result | None) -> None:
+    named = page.named
+    over_tasks = accuracy_over_tasks(stream, looks, named("accuracy-over-tasks"))
+    page.add("accuracy", "Accuracy over tasks", [over_tasks])
+    seeds = seed_matrices(stream, named("matrices-by-seed"))
+    page.add("matrices", "Accuracy matrices", [
+        mean_matrices(stream, named("matrices")), Folded("Seed by seed", [seeds]) if seeds else None,
+    ])  # fmt: skip
+    page.add("forgetting", "Forgetting and backward transfer", [
+        backward_a_task(stream, looks, named("backward-transfer")) or _nothing_changed(stream),
+        tasks_table(alone, named("tasks")) if alone else None,
+    ])  # fmt: skip
+    page.add("price", "Accuracy and its price", [
+        price_of_run(alone, named("price")) if alone else price(stream, looks, named("price"))
+    ])  # fmt: skip
+
+
+def _add_masks(page: _Page, stream: StreamRuns, alone: Result | None) -> None:
+    named = page.named
+    masked = [(name, r) for name in stream.finished for r in stream.results(name)[:1] if r.tasks]
+    page.add("neurons", "Neurons", [
+        *(neurons(r, named(f"neurons-{_slug(name)}"), _where(stream, name, r)) for name, r in masked),
+        forecast_table(alone.tasks, named("forecast")) if alone and alone.tasks else None,
+    ])  # fmt: skip
+    page.add("overlap", "Mask overlap", [
+        overlap(r, named(f"overlap-{_slug(name)}"), _where(stream, name, r)) for name, r in masked
+        if len(r.tasks) > 1
+    ])  # fmt: skip
+    topologies: list[Block | None] = []
+    for name, r in masked:
+        figure = topology(r, named(f"topology-{_slug(name)}"), _where(stream, name, r))
+        topologies += [figure, room_warnings(r)]
+    page.add("topology", "Topology of masks", topologies)
 
 
 def _where(stream: StreamRuns, strategy: str, result: Result) -> str:
