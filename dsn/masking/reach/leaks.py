@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ...errors import InputError
 from ..norms import TaskNorm
-from .live import Flags, any_along, felt_inputs
+from .live import Flags, any_along, felt_inputs, open_everywhere
 from .sending import Arrivals, send
 from .values import BATCH, BOUNDLESS, FINITE, KINDS, Sender, holed, signed, zero_input
 
@@ -24,10 +24,7 @@ def refuse_leaks(model: MaskedModel) -> None:
 
     Warns where weights are protected that need not be, since the backbone does not run on every value.
     """
-    everything = {
-        path: torch.ones(gate.n, dtype=torch.bool, device=model.device)
-        for path, gate in model.gates_by_path.items()
-    }
+    everything = open_everywhere(model)
     _refuse_failures(model, everything)
     _refuse_free_norms(model, everything)
     _refuse_reads_past_norms(model)
@@ -36,9 +33,11 @@ def refuse_leaks(model: MaskedModel) -> None:
 
 
 def _refuse_failures(model: MaskedModel, everything: Mapping[str, Tensor]) -> None:
+    """What arrives where these passes succeed is kept: it is what :func:`live.read_inputs` asks for first."""
+    found = Flags()
     for kind, make in enumerate(KINDS):
         try:
-            Sender(model, everything, kind).send()
+            arrivals = Sender(model, everything, kind).send()
         except Exception as error:
             if make in FINITE:
                 raise InputError(
@@ -53,6 +52,8 @@ def _refuse_failures(model: MaskedModel, everything: Mapping[str, Tensor]) -> No
                 stacklevel=2,
             )
             return
+        found.add(felt_inputs(model, arrivals, lambda arrived: arrived.ne(0)))
+    model.seen_live = ((model.layers, model.device), found.layers(model)[0])
 
 
 def _refuse_free_norms(model: MaskedModel, everything: Mapping[str, Tensor]) -> None:

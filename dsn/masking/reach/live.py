@@ -43,6 +43,8 @@ def live_inputs(model: MaskedModel, masks: Mapping[str, Tensor]) -> tuple[dict[s
             found.everything()
             continue
         found.add(felt_inputs(model, arrivals, lambda arrived: arrived.ne(0)))
+        if found.full(model):
+            break
     return found.layers(model)
 
 
@@ -61,14 +63,16 @@ def read_inputs(model: MaskedModel, masks: Mapping[str, Tensor]) -> dict[str, Te
     }
 
 
+def open_everywhere(model: MaskedModel) -> dict[str, Tensor]:
+    """Masks [n] that let all neurons through."""
+    return {path: torch.ones(n, dtype=torch.bool, device=model.device) for path, n in model.layers.items()}
+
+
 def _seen_live(model: MaskedModel) -> dict[str, Tensor]:
     """The inputs [d] of each layer that were live with all neurons open, found once for its widths."""
     key = (model.layers, model.device)
     if model.seen_live is None or model.seen_live[0] != key:
-        everything = {
-            path: torch.ones(n, dtype=torch.bool, device=model.device) for path, n in key[0].items()
-        }
-        model.seen_live = (key, live_inputs(model, everything)[0])
+        model.seen_live = (key, live_inputs(model, open_everywhere(model))[0])
     return model.seen_live[1]
 
 
@@ -112,6 +116,12 @@ class Flags:
 
     def everything(self) -> None:
         self.all = True
+
+    def full(self, model: MaskedModel) -> bool:
+        """Whether nothing more can be added."""
+        return self.all or (
+            set(self.flags) >= set(model.gates_by_path) and bool(torch.cat([*self.flags.values()]).all())
+        )
 
     def layers(self, model: MaskedModel) -> tuple[dict[str, Tensor], Tensor]:
         """By layer, and those of the features; where nothing ever arrived, all could be live."""

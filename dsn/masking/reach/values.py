@@ -20,16 +20,45 @@ if TYPE_CHECKING:
     from ..model import MaskedModel
 
 BATCH = 3  # samples sent at once, so that statistics over the batch are felt too
+POOL = 2**17 - 1  # a prime, so that no two rows of a map, and no two samples, are alike
 
 
+Values = Callable[[torch.Size, torch.Generator], Tensor]
+
+
+def _pooled(draw: Values) -> Values:
+    """As ``draw``, but for large shapes :data:`POOL` numbers over and over, which are made much faster."""
+
+    def drawn(shape: torch.Size, random: torch.Generator) -> Tensor:
+        n = math.prod(shape)
+        if n <= POOL:
+            return draw(shape, random)
+        return draw(torch.Size([POOL]), random).repeat(-(-n // POOL))[:n].view(shape)
+
+    return drawn
+
+
+@_pooled
 def signed(shape: torch.Size, random: torch.Generator) -> Tensor:
     """Numbers of any size from 1e-4 to 1e4 and of both signs."""
     sign = torch.randint(0, 2, shape, generator=random) * 2.0 - 1
     return sign * 10 ** (8 * torch.rand(shape, generator=random) - 4)
 
 
+@_pooled
 def holed(shape: torch.Size, random: torch.Generator) -> Tensor:
+    """The same with 0 here and there."""
     return signed(shape, random) * torch.randint(0, 2, shape, generator=random)
+
+
+@_pooled
+def _above_one(shape: torch.Size, random: torch.Generator) -> Tensor:
+    return 1 + torch.rand(shape, generator=random)
+
+
+@_pooled
+def _zeros_of_both_signs(shape: torch.Size, random: torch.Generator) -> Tensor:
+    return (torch.randint(0, 2, shape, generator=random) * 2.0 - 1) * 0.0
 
 
 def _even(shape: torch.Size, random: torch.Generator) -> Tensor:
@@ -48,13 +77,13 @@ def _sparse(shape: torch.Size, random: torch.Generator) -> Tensor:
     return signed(shape, random) * (torch.rand(small, generator=random) < kept)
 
 
-def _filled(value: float) -> Callable[[torch.Size, torch.Generator], Tensor]:
+def _filled(value: float) -> Values:
     return lambda shape, _random: torch.full(shape, value)
 
 
-FINITE: tuple[Callable[[torch.Size, torch.Generator], Tensor], ...] = (
-    lambda shape, random: 1 + torch.rand(shape, generator=random),
-    lambda shape, random: -1 - torch.rand(shape, generator=random),
+FINITE: tuple[Values, ...] = (
+    _above_one,
+    lambda shape, random: -_above_one(shape, random),
     signed,
     holed,
     _even,
@@ -88,7 +117,7 @@ class Sender:
 
     def __call__(self, path: str, output: Tensor) -> Tensor:
         if self.zero is None:
-            zeros = ((torch.randint(0, 2, output.shape, generator=self.signs) * 2.0 - 1) * 0.0).to(output)
+            zeros = _zeros_of_both_signs(output.shape, self.signs).to(output)
         else:
             zeros = torch.full_like(output, self.zero)
         if self.masks is None:
