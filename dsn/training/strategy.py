@@ -36,7 +36,7 @@ from .state import END, Resumed
 from .task_end import end_task
 
 
-class DSN(IterationHooks, Phases, Judging, Resumable, SupervisedTemplate):
+class DSN(IterationHooks, Judging, Phases, Resumable, SupervisedTemplate):
     """Data-free subnetworks (Gao et al., NeurIPS 2023) for task-incremental streams.
 
     Args:
