@@ -16,7 +16,8 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import fuzz
+from benchmarks.fuzz.__main__ import faults_of
+from benchmarks.fuzz.values import Case, Ended
 from dsn.errors import InputError, Stopped
 from dsn.experiment.base.console import say, show_table
 from dsn.experiment.base.interrupts import Ending, Interrupts
@@ -400,5 +401,5 @@ def test_a_few_hostile_ones(kind, count, capsys):
     ],
 )
 def test_the_fuzzing_sees_a_fault(status, said, changed, faulty):
-    ended = fuzz.Ended(status, said, changed, 0.0)
-    assert bool(fuzz.faults_of(fuzz.Case(["report"], ""), ended)) == faulty
+    ended = Ended(status, said, changed, 0.0)
+    assert bool(faults_of(Case(["report"], ""), ended)) == faulty
