@@ -389,6 +389,15 @@ def test_fingerprints_stay_while_others_learn_and_layers_grow(net):
     assert after.weights != before.weights and after.logits != before.logits
 
 
+def test_fingerprints_follow_a_model_that_moves():
+    """A run makes them before its strategy moves the model to a GPU; another type is a move too."""
+    model, x = make("small_cnn")
+    learn(model, x, 0)
+    prints = Fingerprints(model)
+    model.double()
+    assert prints.of(0) == Fingerprints(model).of(0)
+
+
 def test_the_rows_alone_decide():
     def row(*logits):
         return Row(

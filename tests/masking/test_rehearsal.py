@@ -58,8 +58,8 @@ BLIND = (
 
 @pytest.mark.parametrize("operation", BLIND)
 def test_what_a_constant_map_hides_is_live(operation: str) -> None:
-    """Each of these is 0, or lets nothing through, for one sample of values of 1 to 2, constant over a "
-    "map."""
+    """Each of these is 0, or lets nothing through, for one sample of values of 1 to 2, constant over a
+    map."""
     torch.manual_seed(0)
     model = wrapped(through(operation))
     assert not isinstance(model, str)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ...errors import InputError
 from ..norms import TaskNorm
-from .live import Flags, any_along, felt_inputs, open_everywhere
+from .live import Flags, any_along, felt_inputs, keep_seen_live, open_everywhere
 from .sending import Arrivals, send
 from .values import BATCH, BOUNDLESS, FINITE, KINDS, Sender, holed, signed, zero_input
 
@@ -53,7 +53,7 @@ def _refuse_failures(model: MaskedModel, everything: Mapping[str, Tensor]) -> No
             )
             return
         found.add(felt_inputs(model, arrivals, lambda arrived: arrived.ne(0)))
-    model.seen_live = ((model.layers, model.device), found.layers(model)[0])
+    keep_seen_live(model, found.layers(model)[0])
 
 
 def _refuse_free_norms(model: MaskedModel, everything: Mapping[str, Tensor]) -> None:

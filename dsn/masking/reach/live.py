@@ -70,10 +70,19 @@ def open_everywhere(model: MaskedModel) -> dict[str, Tensor]:
 
 def _seen_live(model: MaskedModel) -> dict[str, Tensor]:
     """The inputs [d] of each layer that were live with all neurons open, found once for its widths."""
-    key = (model.layers, model.device)
-    if model.seen_live is None or model.seen_live[0] != key:
-        model.seen_live = (key, live_inputs(model, open_everywhere(model))[0])
+    if model.seen_live is None or model.seen_live[0] != _key(model):
+        return keep_seen_live(model, live_inputs(model, open_everywhere(model))[0])
     return model.seen_live[1]
+
+
+def keep_seen_live(model: MaskedModel, live: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Keep, and return, what was live with all neurons open, for as long as the model stays as wide."""
+    model.seen_live = (_key(model), live)
+    return live
+
+
+def _key(model: MaskedModel) -> tuple[dict[str, int], torch.device]:
+    return model.layers, model.device
 
 
 def needed_inputs(model: MaskedModel, before: int | None = None) -> dict[str, Tensor]:
@@ -136,8 +145,8 @@ class Flags:
 def felt_inputs(
     model: MaskedModel, arrivals: Arrivals, felt: Callable[[Tensor], Tensor]
 ) -> dict[str, Tensor]:
-    """Which inputs [d] of each place ``felt`` something in any call; places that no call reached are "
-    "missing."""
+    """Which inputs [d] of each place ``felt`` something in any call; places that no call
+    reached are missing."""
     dims = {path: gate.neuron_dim for path, gate in model.gates_by_path.items()}
     return {
         place: torch.stack([any_along(felt(t), dims.get(place, -1)) for t in arrived]).any(0)
@@ -152,8 +161,8 @@ def any_along(flags: Tensor, dim: int) -> Tensor:
 
 
 def coupled_layers(model: MaskedModel) -> list[list[str]]:
-    """Groups of layers whose outputs meet in a sum or product, so that they must have equally many "
-    "neurons."""
+    """Groups of layers whose outputs meet in a sum or product, so that they must have
+    equally many neurons."""
     paths = list(model.gates_by_path)
     reached: dict[str, Tensor] = {}
     none = {p: torch.zeros(g.n, dtype=torch.bool) for p, g in model.gates_by_path.items()}
