@@ -60,6 +60,7 @@ def main() -> int:
     parser.add_argument("config", type=Path)
     parser.add_argument("--tasks", default="5,10,20")
     parser.add_argument("--widths", default="8,16,24")
+    parser.add_argument("--variant", action="append", choices=VARIANTS, help="only this one; may be repeated")
     parser.add_argument("--seeds", default="0")
     parser.add_argument("--set", dest="overrides", action="append", default=[])
     parser.add_argument("--jobs", type=int, default=1)
@@ -80,9 +81,9 @@ def main() -> int:
 def measured(given: argparse.Namespace) -> list[Point]:
     """All points, each from the runs of a comparison in a folder of its own."""
     points = []
-    for tasks, width, (name, (strategy, settings)) in product(
-        given.tasks.split(","), given.widths.split(","), VARIANTS.items()
-    ):
+    names = given.variant or list(VARIANTS)
+    for tasks, width, name in product(given.tasks.split(","), given.widths.split(","), names):
+        strategy, settings = VARIANTS[name]
         overrides = [*given.overrides, f"stream.tasks={tasks}", f"backbone.width={width}", *settings]
         folder = given.out / f"{tasks}-{width}-{name.replace(', ', '-').replace(' ', '_')}"
         compare(make_plan([given.config], strategy, given.seeds, overrides), folder, jobs=given.jobs)
