@@ -18,9 +18,9 @@ def add(commands: Any) -> None:
     command.add_argument("--densities", default="0.1,0.03,0.01", metavar="D,D,...", help="0.1,0.03,0.01")
     command.add_argument(
         "--pruners",
-        default="random,regular,narrow,synflow,npb,snip,magnitude",
+        default="random,uniform,regular,narrow,synflow,phew,npb,snip,magnitude",
         metavar="NAME,NAME,...",
-        help="default: random,regular,narrow,synflow,npb,snip,magnitude",
+        help="default: random,uniform,regular,narrow,synflow,phew,npb,snip,magnitude",
     )
     command.add_argument("--task", type=int, default=0, metavar="N", help="of the stream; default: 0")
     command.add_argument(

@@ -87,6 +87,8 @@ def test_bad_input_is_one_line_and_leaves_nothing(config, tmp_path, capsys):
         ("--task", "2"): "tasks 0 to 1",
         ("--seeds", "0,0"): "stands twice",
         ("--alpha", "3"): "alpha is 3",
+        ("--densities", "0.03"): "narrow: density 0.03 leaves 59 weights",
+        ("--densities", "0.001"): "no path from input to output survives",
         ("--set", "train.patience=3"): "validation",
     }.items():
         assert call("topology", config, *wrong, "--out", out) == 2
