@@ -73,7 +73,7 @@ def shares(
     scales = alpha / sum(widths), (1 - alpha) / max(paths.max(), 1), beta / sum(counts)
     best = (scales[0] * nodes + scales[1] * paths + scales[2] * kernels).max()
     shapes = {str(i): torch.Size((widths[i + 1], widths[i])) for i in range(len(counts))}
-    found = []
+    found: list[float] = []
     for rounds in (0, ROUNDS):
         random = np.random.default_rng(seed)
         kept = {str(i): count for i, count in enumerate(counts)}
@@ -85,7 +85,8 @@ def shares(
 
 def networks(number: int, seed: int) -> list[tuple[list[int], list[int]]]:
     """Widths and weights a layer of random networks with few enough masks."""
-    random, found = np.random.default_rng(seed), []
+    random = np.random.default_rng(seed)
+    found: list[tuple[list[int], list[int]]] = []
     while len(found) < number:
         widths = random.integers(1, 5, random.integers(3, 5)).tolist()
         sizes = [n * d for n, d in zip(widths[1:], widths, strict=False)]

@@ -30,14 +30,23 @@ def balance(
     alpha: float,
     beta: float,
     random: np.random.Generator,
+    credit_unreached: bool = False,
+    all_inputs_below_one: bool = False,
 ) -> Counts:
     """Taps a kernel, [n, d], of a layer that keeps ``count`` weights; ``log_paths`` [d], -inf for none.
 
     An input that no path reaches is worth nothing and taken last of all. Equal inputs share evenly.
+
+    Args:
+        credit_unreached: such an input counts as a node with kernels all the same.
+        all_inputs_below_one: where the weights do not fill one input's kernels, measure paths against those
+            of all inputs with full kernels.
     """
     worth = relative(log_paths)
     node, path, kernel = weights(worth, n, taps, count, alpha=alpha, beta=beta)
-    reached = np.isfinite(log_paths)
+    if all_inputs_below_one and count < n * taps:
+        path = (1 - alpha) / max(worth.sum() * n * taps + count * worth.max(), np.finfo(float).tiny)
+    reached = np.isfinite(log_paths) | credit_unreached
     first = np.where(reached, path * worth + node + kernel, -1.0)
     next_ones = np.where(reached, path * worth + kernel, -1.0)
     rest = np.where(reached, path * worth, -1.0)

@@ -47,6 +47,11 @@ def densities(shapes: Shapes, density: float) -> dict[str, int]:
     A layer's density is proportional to (n + d + sizes of a kernel) / (n d k), but at most 1; layers that
     reach 1 are dense and the rest is shared among the others. The counts add up to the budget exactly.
     """
+    return _whole(unrounded(shapes, density), budget_of(shapes, density))
+
+
+def unrounded(shapes: Shapes, density: float) -> dict[str, float]:
+    """The counts of :func:`densities` before they are rounded."""
     budget = budget_of(shapes, density)
     sizes = {path: shape.numel() for path, shape in shapes.items()}
     scores = {path: float(sum(shape)) for path, shape in shapes.items()}  # density times size, up to a factor
@@ -59,8 +64,7 @@ def densities(shapes: Shapes, density: float) -> dict[str, int]:
         if not above:
             break
         dense |= above
-    exact = {path: sizes[path] if path in dense else factor * scores[path] for path in shapes}
-    return _whole(exact, budget)
+    return {path: sizes[path] if path in dense else factor * scores[path] for path in shapes}
 
 
 def same_density(shapes: Shapes, density: float) -> dict[str, int]:

@@ -49,14 +49,19 @@ def npb(
     Raises:
         InputError: alpha or beta out of range; a density at which no path survives.
     """
-    if not (0 <= alpha <= 1 and beta >= 0):
-        raise InputError(
-            f"npb: alpha is {alpha} and beta {beta}: alpha must lie in [0, 1], beta be 0 or more"
-        )
+    check(alpha, beta)
     shapes, wiring = shapes_of(network), find_wiring(network, input_shape)
     counts = densities(shapes, density)
     layers = balanced(shapes, wiring, counts, random, alpha, beta, ROUNDS if repair else 0)
     return {path: masks_of(shapes[path], placed, random) for path, placed in layers.items()}
+
+
+def check(alpha: float, beta: float) -> None:
+    """Raise InputError unless alpha lies in [0, 1] and beta is 0 or more."""
+    if not (0 <= alpha <= 1 and beta >= 0):
+        raise InputError(
+            f"npb: alpha is {alpha} and beta {beta}: alpha must lie in [0, 1], beta be 0 or more"
+        )
 
 
 def balanced(

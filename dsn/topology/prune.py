@@ -1,8 +1,8 @@
 """Pruners at initialisation behind one signature, ``masks = pruner(network, density, ...)``.
 
-Data-agnostic: ``random``, ``uniform``, ``regular``, ``narrow``, ``synflow``, ``phew``, ``npb`` and, without
-its repair, ``npb_forward``. Data-driven: ``snip``, ``iterative_snip``, ``grasp``, and ``magnitude`` of
-whatever weights the network has, so of trained ones once it is trained.
+Data-agnostic: ``random``, ``uniform``, ``regular``, ``narrow``, ``synflow``, ``phew``, ``npb``, without its
+repair ``npb_forward``, as its authors have it ``npb_paper``. Data-driven: ``snip``, ``iterative_snip``,
+``grasp``, and ``magnitude`` of whatever weights the network has, so of trained ones once it is trained.
 
 Shapes: masks bool in the shape of each layer's weight, by layer path; x [n, ...], y [n] int64.
 """
@@ -19,6 +19,7 @@ from dsn.errors import InputError
 
 from .layers import Masks, densities, narrow, regular, same_density, shapes_of
 from .npb import npb
+from .paper import npb_paper
 from .phew import phew
 from .scores import Samples, grasp, iterative_snip, largest, magnitude, snip, synflow
 from .wiring import find_wiring
@@ -117,6 +118,7 @@ PRUNERS: dict[str, Pruner] = {
     "synflow": synflow,
     "npb": npb,
     "npb_forward": partial(npb, repair=False),
+    "npb_paper": npb_paper,
     "phew": phew,
     "snip": snip,
     "iterative_snip": iterative_snip,

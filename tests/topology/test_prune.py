@@ -50,6 +50,8 @@ def test_budget_shapes_and_seed(net, pruner, density):
     total, kept = sum(w.numel() for w in weights.values()), sum(int(m.sum()) for m in first.values())
     if pruner == "narrow":
         assert 0 < kept <= round(density * total)
+    elif pruner == "npb_paper":  # it rounds every chunk up, and its tuning fills whole kernels
+        assert abs(kept - density * total) <= 0.04 * density * total + 20
     else:
         assert kept == round(density * total)
     again = masks(3)

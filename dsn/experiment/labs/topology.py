@@ -5,6 +5,7 @@ import json
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich import box
@@ -31,7 +32,7 @@ from .topology_picture import draw_topology
 from .topology_result import DENSE, HEAD, PrunedRun, TopologyResult, markdown, sentences, summarise, table
 from .topology_train import accuracy_of, make_network, refuse_untrainable, train_pruned
 
-BALANCED = ("npb", "npb_forward")  # which take alpha and beta
+BALANCED = ("npb", "npb_forward", "npb_paper")  # which take alpha and beta
 REFUSING = (*BALANCED, "narrow")  # densities that are too low
 SCORED = 10  # samples a class that snip scores weights by
 
@@ -166,7 +167,8 @@ def _one_seed(
 
     for density in densities:
         for pruner in (name for name in REFUSING if name in pruners):  # before anything trains
-            prune(start, density, pruner, input_shape=shape, **(npb if pruner in BALANCED else {}))
+            options: dict[str, Any] = dict(npb) if pruner in BALANCED else {}
+            prune(start, density, pruner, input_shape=shape, **options)
     began = time.perf_counter()
     dense = trained(everything)
     found = topology(start, everything, shape)
@@ -175,7 +177,7 @@ def _one_seed(
         for pruner in pruners:
             began = time.perf_counter()
             source = dense if pruner == "magnitude" else start
-            options = npb if pruner in BALANCED else {}
+            options = dict(npb) if pruner in BALANCED else {}
             masks = prune(
                 source, density, pruner, input_shape=shape, samples=scored, seed=config.seed, **options
             )
