@@ -3,7 +3,7 @@
 Layer by layer in forward order each layer is solved exactly (balancing.py). The layers before cannot know
 which of their neurons the next one will use: what the others read is wasted. The repair measures the
 effective neurons and places each layer's budget again on their rows alone, by the same closed form, until
-every weight lies on a path; it need not come to that, so the best round is kept.
+every weight lies on a path; it need not come to that, and then the best round is kept.
 
 Shapes: taps a kernel [n, d] int64 a layer; rows, the neurons that may have taps, bool [n].
 """
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from dsn.errors import InputError
 
-from .balancing import Counts, balance
+from .balancing import Counts, balance, relative
 from .layers import Masks, Shapes, densities, shapes_of
 from .measures import Flow, KernelTaps, arriving, count_paths
 from .wiring import INPUT, OUTPUT, Wiring, find_wiring
@@ -77,25 +77,27 @@ def balanced(
 ) -> dict[str, Counts]:
     """Taps a kernel [n, d] of each layer, by path, where layer l keeps ``counts[l]`` weights.
 
-    Of the first placement and at most ``rounds`` repaired ones: the one with most weights on a path, the
-    first of equals. Raises InputError where no path survives, unless told not to ``refuse`` that.
+    Of the first placement and at most ``rounds`` repaired ones: the first in which every weight lies on a
+    path, else the best by nodes and paths of the whole network, the latter against the most of any round.
+    Raises InputError where no path survives, unless told not to ``refuse`` that.
     """
     rows = {path: np.ones(shape[0], dtype=bool) for path, shape in shapes.items()}
     outputs = {link.source[0] for link in wiring.links[OUTPUT]}
-    most, best, log_paths = -1, {}, -math.inf
+    tried: list[tuple[dict[str, Counts], float, float]] = []  # with nodes and the logarithm of the paths
     for _ in range(rounds + 1):
         layers = _forwards(shapes, wiring, counts, rows, random, alpha, beta)
         flow = count_paths(wiring, {path: KernelTaps(placed) for path, placed in layers.items()})
+        tried.append((layers, sum(float(flow.effective(s).sum()) for s in wiring.widths), flow.log_paths))
         on_path = effective_taps(wiring, layers, flow)
-        used = sum(int(taps.sum()) for taps in on_path.values())
-        if used > most:
-            most, best, log_paths = used, layers, flow.log_paths
-        if used == sum(counts.values()):
-            break
+        if sum(int(taps.sum()) for taps in on_path.values()) == sum(counts.values()):
+            return layers
         rows = {path: on_path[path].any(axis=1) | np.full(len(rows[path]), path in outputs) for path in rows}
+    most = relative(np.array([paths for _, _, paths in tried]))
+    nodes = np.array([found for _, found, _ in tried]) / sum(wiring.widths.values())
+    best = tried[int((alpha * nodes + (1 - alpha) * most).argmax())]
     if refuse:
-        refuse_no_path(log_paths, counts, "npb")
-    return best
+        refuse_no_path(best[2], counts, "npb")
+    return best[0]
 
 
 def effective_taps(wiring: Wiring, layers: Mapping[str, Counts], flow: Flow) -> dict[str, Counts]:

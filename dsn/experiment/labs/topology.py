@@ -183,12 +183,10 @@ def _one_seed(
             runs.append(known)
             continue
         began = time.perf_counter()
-        if pruner == DENSE:
-            masks = everything
-        else:
-            if pruner == "magnitude" and dense is None:
-                dense = trained(everything)
-            source = dense if pruner == "magnitude" and dense is not None else start
+        masks: Mapping[str, Tensor] = everything
+        dense = dense or (trained(everything) if pruner == "magnitude" else None)
+        if pruner != DENSE:
+            source = dense if pruner == "magnitude" and dense else start
             options = dict(npb) if pruner in BALANCED else {}
             masks = prune(
                 source, density, pruner, input_shape=shape, samples=scored, seed=config.seed, **options
