@@ -159,7 +159,40 @@ class _BasicBlock(nn.Module):
         return torch.relu(inner + self.shortcut(x))
 
 
-class ResNet18(nn.Module):
+class _ResNet(nn.Module):
+    """A 3x3 convolution, then ``blocks`` blocks a stage; stage i has ``factors[i]`` * ``width`` channels.
+
+    ``pool``: the features are means over the whole map ("global"), or over windows of 2x2 ("2x2").
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        width: int,
+        bias: bool,
+        *,
+        factors: Sequence[int],
+        blocks: int,
+        stride: int = 1,
+        pool: str = "global",
+    ) -> None:
+        super().__init__()
+        self.pool = pool
+        self.conv1 = nn.Conv2d(in_channels, width, 3, stride, 1, bias=bias)
+        self.bn1 = nn.BatchNorm2d(width)
+        layers, before = [], width
+        for stage, factor in enumerate(factors):
+            for block in range(blocks):
+                layers.append(_BasicBlock(before, factor * width, 2 if stage and not block else 1, bias))
+                before = factor * width
+        self.blocks = nn.Sequential(*layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.blocks(torch.relu(self.bn1(self.conv1(x))))
+        return x.mean(dim=(2, 3)) if self.pool == "global" else F.avg_pool2d(x, 2).flatten(1)
+
+
+class ResNet18(_ResNet):
     """ResNet-18 with the 3x3 first convolution usual for 32x32; at 64x64 it begins with stride 2.
 
     ``width`` is the number of channels of the first stage (64 in the original; 20 in continual learning's
@@ -175,20 +208,20 @@ class ResNet18(nn.Module):
         bias: bool = False,
         pool: str = "global",
     ) -> None:
-        super().__init__()
-        self.pool = pool
-        self.conv1 = nn.Conv2d(in_channels, width, 3, 2 if image_size > 32 else 1, 1, bias=bias)
-        self.bn1 = nn.BatchNorm2d(width)
-        blocks, before = [], width
-        for stage, factor in enumerate((1, 2, 4, 8)):
-            for block in range(2):
-                blocks.append(_BasicBlock(before, factor * width, 2 if stage and not block else 1, bias))
-                before = factor * width
-        self.blocks = nn.Sequential(*blocks)
+        stride = 2 if image_size > 32 else 1
+        super().__init__(in_channels, width, bias, factors=(1, 2, 4, 8), blocks=2, stride=stride, pool=pool)
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.blocks(torch.relu(self.bn1(self.conv1(x))))
-        return x.mean(dim=(2, 3)) if self.pool == "global" else F.avg_pool2d(x, 2).flatten(1)
+
+class ResNet20(_ResNet):
+    """ResNet-20 for CIFAR (He et al. 2016): three stages of three blocks, ``width`` (16) channels and more.
+
+    Where a stage begins the shortcut is a 1x1 convolution, as pruners at initialisation are compared on it.
+    """
+
+    def __init__(
+        self, in_channels: int = 3, image_size: int = 32, width: int = 16, bias: bool = False
+    ) -> None:
+        super().__init__(in_channels, width, bias, factors=(1, 2, 4), blocks=3)
 
 
 def mlp(in_features: int = 784, widths: Sequence[int] = (2000, 2000), bias: bool = True) -> nn.Module:
@@ -221,6 +254,11 @@ def resnet18(
 ) -> nn.Module:
     """See :class:`ResNet18`."""
     return ResNet18(in_channels, image_size, width, bias, pool)
+
+
+def resnet20(in_channels: int = 3, image_size: int = 32, width: int = 16, bias: bool = False) -> nn.Module:
+    """See :class:`ResNet20`."""
+    return ResNet20(in_channels, image_size, width, bias)
 
 
 def torchvision_model(model: str, pretrained: bool = False, **options: object) -> tuple[nn.Module, str]:
@@ -285,4 +323,5 @@ BACKBONES: dict[str, Callable[..., nn.Module]] = {
     "strided_cnn": strided_cnn,
     "small_cnn": small_cnn,
     "resnet18": resnet18,
+    "resnet20": resnet20,
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import Any
 
 from .options import add_lab, seeds_of, settings, shown
@@ -18,13 +19,19 @@ def add(commands: Any) -> None:
     command.add_argument("--densities", default="0.1,0.03,0.01", metavar="D,D,...", help="0.1,0.03,0.01")
     command.add_argument(
         "--pruners",
-        default="random,regular,narrow,synflow,npb,snip,magnitude",
+        default="random,uniform,regular,narrow,synflow,phew,npb,snip,magnitude",
         metavar="NAME,NAME,...",
-        help="default: random,regular,narrow,synflow,npb,snip,magnitude",
+        help="default: random,uniform,regular,narrow,synflow,phew,npb,snip,magnitude",
     )
     command.add_argument("--task", type=int, default=0, metavar="N", help="of the stream; default: 0")
     command.add_argument(
         "--rescale", action="store_true", help="start from weights scaled to each neuron's active fan-in"
+    )
+    command.add_argument(
+        "--keep",
+        type=Path,
+        metavar="FOLDER",
+        help="of measures, a file a network: what is there is not repeated",
     )
     command.add_argument("--alpha", type=float, default=0.01, metavar="A", help="of npb, nodes; 0.01")
     command.add_argument("--beta", type=float, default=1.0, metavar="B", help="of npb, kernels; 1")
@@ -51,6 +58,7 @@ def do(options: argparse.Namespace, words: list[str]) -> None:
         task=options.task,
         rescale=options.rescale,
         npb={"alpha": options.alpha, "beta": options.beta},
+        kept=options.keep,
         name=options.config.stem,
         command=shown(words),
     )

@@ -30,21 +30,33 @@ def balance(
     alpha: float,
     beta: float,
     random: np.random.Generator,
+    credit_unreached: bool = False,
+    all_inputs_below_one: bool = False,
+    evenly: bool = True,
 ) -> Counts:
     """Taps a kernel, [n, d], of a layer that keeps ``count`` weights; ``log_paths`` [d], -inf for none.
 
     An input that no path reaches is worth nothing and taken last of all. Equal inputs share evenly.
+
+    Args:
+        credit_unreached: such an input counts as a node with kernels all the same.
+        all_inputs_below_one: where the weights do not fill one input's kernels, measure paths against those
+            of all inputs with full kernels.
+        evenly: equal inputs share evenly, and neurons are shuffled; otherwise inputs are served one after the
+            other, a solution of as high a value: a corner, as a solver gives it.
     """
     worth = relative(log_paths)
     node, path, kernel = weights(worth, n, taps, count, alpha=alpha, beta=beta)
-    reached = np.isfinite(log_paths)
+    if all_inputs_below_one and count < n * taps:
+        path = (1 - alpha) / max(worth.sum() * n * taps + count * worth.max(), np.finfo(float).tiny)
+    reached = np.isfinite(log_paths) | credit_unreached
     first = np.where(reached, path * worth + node + kernel, -1.0)
     next_ones = np.where(reached, path * worth + kernel, -1.0)
     rest = np.where(reached, path * worth, -1.0)
     values = np.concatenate([first, next_ones, rest])
     rooms = np.repeat([1, n - 1, n * (taps - 1)], len(worth))
-    chosen = _best(values, rooms, count, random).reshape(3, -1).sum(0)
-    return _placed(chosen, n, random)
+    chosen = _best(values, rooms, count, random, evenly).reshape(3, -1).sum(0)
+    return _placed(chosen, n, random, evenly)
 
 
 def relative(log_paths: Numbers) -> Numbers:
@@ -63,8 +75,8 @@ def weights(
     return alpha / (n + len(worth)), (1 - alpha) / max(most, np.finfo(float).tiny), beta / max(count, 1)
 
 
-def _best(values: Numbers, rooms: Counts, count: int, random: np.random.Generator) -> Counts:
-    """How many of each group to take, ``count`` in all, the most valuable first; equal ones share evenly."""
+def _best(values: Numbers, rooms: Counts, count: int, random: np.random.Generator, evenly: bool) -> Counts:
+    """How many of each group to take, ``count`` in all, the most valuable first; equal ones ``evenly``."""
     taken = np.zeros(len(values), dtype=np.int64)
     scale = np.abs(values).max(initial=0.0) or 1.0
     order = np.argsort(-np.round(values / scale, 12), kind="stable")
@@ -73,7 +85,8 @@ def _best(values: Numbers, rooms: Counts, count: int, random: np.random.Generato
     start = 0
     for end in ends:
         group = order[start:end]
-        taken[group] = _level(rooms[group], min(count, int(rooms[group].sum())), random)
+        share = _level if evenly else _in_turn
+        taken[group] = share(rooms[group], min(count, int(rooms[group].sum())), random)
         count -= int(taken[group].sum())
         start = end
         if not count:
@@ -98,11 +111,20 @@ def _level(rooms: Counts, count: int, random: np.random.Generator) -> Counts:
     return taken
 
 
-def _placed(chosen: Counts, n: int, random: np.random.Generator) -> Counts:
-    """Taps a kernel [n, d] with ``chosen`` [d] an input, dealt to the neurons in a circle."""
-    inputs = random.permutation(len(chosen))
+def _in_turn(rooms: Counts, count: int, random: np.random.Generator) -> Counts:
+    """``count`` shared among groups: each is filled before the next, in random order."""
+    order = random.permutation(len(rooms))
+    before = rooms[order].cumsum() - rooms[order]
+    taken = np.zeros_like(rooms)
+    taken[order] = np.clip(count - before, 0, rooms[order])
+    return taken
+
+
+def _placed(chosen: Counts, n: int, random: np.random.Generator, shuffled: bool) -> Counts:
+    """Taps a kernel [n, d] with ``chosen`` [d] an input, dealt in a circle, ``shuffled`` or in order."""
+    inputs = random.permutation(len(chosen)) if shuffled else np.arange(len(chosen))
     dealt = np.repeat(inputs, chosen[inputs])
-    neurons = random.permutation(n)[np.arange(len(dealt)) % n]
+    neurons = (random.permutation(n) if shuffled else np.arange(n))[np.arange(len(dealt)) % n]
     placed = np.zeros((n, len(chosen)), dtype=np.int64)
     np.add.at(placed, (neurons, dealt), 1)
     return placed

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from dsn.errors import InputError
 from dsn.masking.kinds import is_layer
 
 from .wiring import INPUT, OUTPUT, Wiring
@@ -19,8 +20,20 @@ Masks = dict[str, Tensor]
 
 
 def weights_of(network: nn.Module) -> dict[str, Tensor]:
-    """The weight of every Linear and Conv, by path."""
-    return {path: m.get_parameter("weight") for path, m in network.named_modules() if is_layer(m)}
+    """The weight of every Linear and Conv, by path. Raises InputError for a grouped convolution."""
+    layers = {path: module for path, module in network.named_modules() if is_layer(module)}
+    for path, layer in layers.items():
+        if (groups := getattr(layer, "groups", 1)) != 1:
+            raise InputError(
+                f"'{path}' is a convolution of {groups} groups: paths are counted only where every neuron "
+                "may read every input; use groups=1"
+            )
+    return {path: layer.get_parameter("weight") for path, layer in layers.items()}
+
+
+def shapes_of(network: nn.Module) -> dict[str, torch.Size]:
+    """The shapes of those weights, by path."""
+    return {path: weight.shape for path, weight in weights_of(network).items()}
 
 
 def budget_of(shapes: Shapes, density: float) -> int:
@@ -34,6 +47,11 @@ def densities(shapes: Shapes, density: float) -> dict[str, int]:
     A layer's density is proportional to (n + d + sizes of a kernel) / (n d k), but at most 1; layers that
     reach 1 are dense and the rest is shared among the others. The counts add up to the budget exactly.
     """
+    return _whole(unrounded(shapes, density), budget_of(shapes, density))
+
+
+def unrounded(shapes: Shapes, density: float) -> dict[str, float]:
+    """The counts of :func:`densities` before they are rounded."""
     budget = budget_of(shapes, density)
     sizes = {path: shape.numel() for path, shape in shapes.items()}
     scores = {path: float(sum(shape)) for path, shape in shapes.items()}  # density times size, up to a factor
@@ -46,9 +64,20 @@ def densities(shapes: Shapes, density: float) -> dict[str, int]:
         if not above:
             break
         dense |= above
-    exact = {path: sizes[path] if path in dense else factor * scores[path] for path in shapes}
+    return {path: sizes[path] if path in dense else factor * scores[path] for path in shapes}
+
+
+def same_density(shapes: Shapes, density: float) -> dict[str, int]:
+    """Weights that each layer keeps where all have the same density; they add up to the budget exactly."""
+    return _whole(
+        {path: density * shape.numel() for path, shape in shapes.items()}, budget_of(shapes, density)
+    )
+
+
+def _whole(exact: Mapping[str, float], budget: int) -> dict[str, int]:
+    """``exact`` rounded so that the sum is ``budget``: those with the largest remainders up."""
     counts = {path: math.floor(value) for path, value in exact.items()}
-    by_remainder = sorted(shapes, key=lambda path: counts[path] - exact[path])
+    by_remainder = sorted(exact, key=lambda path: counts[path] - exact[path])
     for path in by_remainder[: budget - sum(counts.values())]:
         counts[path] += 1
     return counts
@@ -75,9 +104,16 @@ def narrow(shapes: Shapes, wiring: Wiring, density: float) -> Masks:
     """Masks of a narrow and dense network: each layer keeps the same share of its neurons, as large as fits.
 
     The network's outputs all stay. Of a layer the first neurons are kept: they are alike before training.
+
+    Raises InputError where one neuron a layer is more than fits.
     """
     budget, outputs = budget_of(shapes, density), {link.source[0] for link in wiring.links[OUTPUT]}
     best = _narrowed(shapes, wiring, 0.0, outputs)
+    if (least := sum(int(mask.sum()) for mask in best.values())) > budget:
+        raise InputError(
+            f"narrow: density {density:g} leaves {budget} weights, one neuron a layer has {least}; choose a "
+            "higher one"
+        )
     low, high = 0.0, 1.0
     for _ in range(30):
         middle = (low + high) / 2

@@ -19,12 +19,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from dsn.errors import InputError
-from dsn.masking.kinds import is_layer
 
+from .layers import weights_of
 from .wiring import INPUT, OUTPUT, Stage, Wiring, find_wiring
 
 SPREAD = 600.0  # numbers whose logarithms differ by less can be added up in float64 without underflow
@@ -43,11 +45,11 @@ class Taps(Protocol):
         """Live kernels and taps from the inputs bool [d] to the neurons bool [n]."""
 
 
-class WeightTaps:
-    """Taps as a mask of weights, bool [n, d, ...], leaves them."""
+class KernelTaps:
+    """So many taps a kernel, [n, d]."""
 
-    def __init__(self, mask: Tensor) -> None:
-        self.taps = mask.detach().cpu().flatten(2).sum(2).double() if mask.dim() > 2 else mask.cpu().double()
+    def __init__(self, counts: NDArray[np.int64] | Tensor) -> None:
+        self.taps = torch.as_tensor(counts).double()
 
     def forward(self, inputs: Tensor) -> Tensor:
         return _log_matmul(self.taps, inputs)
@@ -58,6 +60,14 @@ class WeightTaps:
     def count(self, inputs: Tensor, outputs: Tensor) -> tuple[int, int]:
         live = self.taps[outputs][:, inputs]
         return int(live.count_nonzero()), int(live.sum())
+
+
+class WeightTaps(KernelTaps):
+    """Taps as a mask of weights, bool [n, d, ...], leaves them."""
+
+    def __init__(self, mask: Tensor) -> None:
+        mask = mask.detach().cpu()
+        super().__init__(mask.flatten(2).sum(2) if mask.dim() > 2 else mask)
 
 
 @dataclass(frozen=True)
@@ -125,18 +135,21 @@ def topology(network: nn.Module, masks: Mapping[str, Tensor], input_shape: Seque
 
 
 def taps_of(network: nn.Module, masks: Mapping[str, Tensor]) -> dict[str, Taps]:
-    """The taps of every Linear and Conv, by path. Raises InputError for a mask that fits none of them."""
-    layers = {path: m for path, m in network.named_modules() if is_layer(m)}
+    """The taps of every Linear and Conv, by path.
+
+    Raises InputError for a mask that fits none of them, or a grouped convolution.
+    """
+    weights = weights_of(network)
     for path, mask in masks.items():
-        if path not in layers:
-            raise InputError(f"mask of '{path}': no such layer; the layers are {', '.join(layers)}")
-        if mask.shape != layers[path].weight.shape:
+        if path not in weights:
+            raise InputError(f"mask of '{path}': no such layer; the layers are {', '.join(weights)}")
+        if mask.shape != weights[path].shape:
             raise InputError(
                 f"mask of '{path}' has shape {list(mask.shape)}, "
-                f"its weight {list(layers[path].weight.shape)}: make them the same"
+                f"its weight {list(weights[path].shape)}: make them the same"
             )
-    dense = {path: torch.ones_like(layer.weight, dtype=torch.bool) for path, layer in layers.items()}
-    return {path: WeightTaps(masks.get(path, dense[path])) for path in layers}
+    dense = {path: torch.ones_like(weight, dtype=torch.bool) for path, weight in weights.items()}
+    return {path: WeightTaps(masks.get(path, dense[path])) for path in weights}
 
 
 def measure(wiring: Wiring, taps: Mapping[str, Taps]) -> Topology:

@@ -18,6 +18,7 @@ from dsn.errors import InputError
 from dsn.masking import MaskedModel
 from dsn.masking.kinds import per_neuron
 
+from .limits import most_log10_paths, most_nodes
 from .measures import Taps, Topology, WeightTaps, arriving, as_log10, measure
 from .wiring import INPUT, OUTPUT, Link, Stage, Wiring, find_wiring
 
@@ -47,6 +48,10 @@ class TaskTopology:
     """layers with no neuron on a path, or left with one neuron of several"""
     saturated: list[str]
     """layers in which this task took the last free neuron"""
+    most_nodes: int | None = None
+    """at most so many could be effective with as many weights in each layer; None in older files"""
+    most_log10_paths: float | None = None
+    """the same of its paths"""
 
 
 _WIRINGS: WeakKeyDictionary[MaskedModel, tuple[dict[str, int], Wiring]] = WeakKeyDictionary()
@@ -132,7 +137,9 @@ def subnetwork_topology(
     free = {path: Free(mask, taps[path], used[path], columns[path]) for path, mask in masks.items()}
     fixed = {path: (masks[path] & used[path]).sum() * (active[path] & columns[path]).sum() for path in masks}
     return _found(
+        wiring,
         whole,
+        taps,
         frozen=_share(_log_paths(wiring, frozen | {head: layers[head]}), whole),
         free=_share(_log_paths(wiring, free), whole),
         plastic={p: int(masks[p].sum() * active[p].sum() - fixed[p]) for p in masks},
@@ -163,7 +170,9 @@ def _with_edges(
     own[head] = torch.ones(classes, dtype=torch.bool)
     active = {path: _reached(wiring, path, opened) for path in own}
     return _found(
+        wiring,
         whole,
+        {path: int(read[0, 0].numel()) for path, read in edges.items()} | {head: 1},
         frozen=_share(_log_paths(wiring, frozen), whole),
         free=_share(_log_paths(wiring, free), whole),
         plastic={path: int(mask.sum() * active[path].sum()) for path, mask in own.items()},
@@ -178,7 +187,9 @@ def _saturated(masks: Mapping[str, Tensor], used: Mapping[str, Tensor], room: Ma
 
 
 def _found(
+    wiring: Wiring,
     whole: Topology,
+    taps: Mapping[str, int],
     *,
     frozen: float | None,
     free: float | None,
@@ -187,6 +198,7 @@ def _found(
     saturated: list[str],
 ) -> TaskTopology:
     widths = {path: int(mask.sum()) for path, mask in open_neurons.items()}
+    weights = {path: layer.effective_parameters for path, layer in whole.layers.items()}
     narrowest = min(widths, key=lambda path: widths[path])
     return TaskTopology(
         effective_nodes=whole.effective_nodes,
@@ -200,6 +212,8 @@ def _found(
         narrowest_neurons=widths[narrowest],
         collapsed=[p for p in widths if p in whole.collapsed or widths[p] < min(2, len(open_neurons[p]))],
         saturated=saturated,
+        most_nodes=most_nodes(wiring, weights),
+        most_log10_paths=most_log10_paths(wiring, weights, taps),
     )
 
 

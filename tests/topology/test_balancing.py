@@ -66,7 +66,8 @@ def test_equal_to_the_solver_on_random_layers():
         with np.errstate(divide="ignore"):
             logs = np.log(paths.astype(float))
         alpha, beta = random.choice([0.0, 0.01, 0.3, 0.7, 1.0]), random.choice([0.0, 0.01, 0.5, 1.0])
-        placed = balance(logs, n, taps, count, alpha=alpha, beta=beta, random=random)
+        evenly = bool(random.integers(2))
+        placed = balance(logs, n, taps, count, alpha=alpha, beta=beta, random=random, evenly=evenly)
         assert placed.shape == (n, d)
         assert placed.sum() == count
         assert placed.min() >= 0 and placed.max() <= taps

@@ -64,6 +64,14 @@ class ResNet18Config(Block):
     pool: Literal["global", "2x2"] = "global"
 
 
+class ResNet20Config(Block):
+    """``dsn.backbones.resnet20``; ``width``: channels of the first stage."""
+
+    name: Literal["resnet20"] = "resnet20"
+    width: Positive = 16
+    bias: bool = False
+
+
 class TorchvisionConfig(Block):
     """Any classifier of torchvision; ``model``: its name there, ``options``: arguments of its builder."""
 
@@ -80,6 +88,7 @@ Backbone = Annotated[
     | SmallCNNConfig
     | StridedCNNConfig
     | ResNet18Config
+    | ResNet20Config
     | TorchvisionConfig,
     Field(discriminator="name"),
 ]

@@ -3,8 +3,9 @@
 import copy
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich import box
@@ -29,8 +30,11 @@ from ..config.problems import nearest
 from ..result.result import write_whole
 from .topology_picture import draw_topology
 from .topology_result import DENSE, HEAD, PrunedRun, TopologyResult, markdown, sentences, summarise, table
+from .topology_store import RunStore
 from .topology_train import accuracy_of, make_network, refuse_untrainable, train_pruned
 
+BALANCED = ("npb", "npb_forward", "npb_paper")  # which take alpha and beta
+REFUSING = (*BALANCED, "narrow")  # densities that are too low
 SCORED = 10  # samples a class that snip scores weights by
 
 
@@ -44,6 +48,7 @@ def topology_lab(
     task: int = 0,
     rescale: bool = False,
     npb: Mapping[str, float] | None = None,
+    kept: Path | None = None,
     name: str = "run",
     command: str = "",
     console: Console | None = None,
@@ -60,6 +65,8 @@ def topology_lab(
         task: which task of the stream.
         rescale: start from weights rescaled to each neuron's active fan-in (``apply_masks``).
         npb: alpha and beta of Node-Path Balancing.
+        kept: a folder in which every trained network leaves its measures, a file each; what is found there
+            from the same settings is not trained again: a lab may stop, and parts of it run side by side.
 
     Raises:
         InputError: what cannot be trained, or a task that the stream does not have. Nothing is left then.
@@ -72,7 +79,10 @@ def topology_lab(
     with output_folder(out, f"{name}-topology") as (folder, target), explained(config):
         for seed in seeds:
             settings = config.model_copy(update={"seed": seed})
-            runs += _one_seed(settings, pruners, densities, task, rescale, npb or {}, console)
+            what = {"config": settings.model_dump(mode="json", exclude={"device", "threads"}), "task": task}
+            what |= {"rescale": rescale, "npb": dict(npb or {})}
+            store = RunStore(kept, what)
+            runs += _one_seed(settings, pruners, densities, task, rescale, npb or {}, store, console)
         rows, principle = summarise(runs)
         dense = next(run for run in runs if run.pruner == DENSE)
         result = TopologyResult(
@@ -134,6 +144,7 @@ def _one_seed(
     task: int,
     rescale: bool,
     npb: Mapping[str, float],
+    store: RunStore,
     console: Console,
 ) -> list[PrunedRun]:
     device = set_up(config)
@@ -154,6 +165,7 @@ def _one_seed(
     def tell(pruner: str, density: float, network: nn.Module, found: Topology, seconds: float) -> PrunedRun:
         accuracy = accuracy_of(network, *test)
         run = _pruned_run(config.seed, pruner, density, accuracy, found, seconds)
+        store.put(run)
         lost = f"  collapsed: {', '.join(run.collapsed)}" if run.collapsed else ""
         say(
             console,
@@ -162,23 +174,43 @@ def _one_seed(
         )
         return run
 
-    began = time.perf_counter()
-    dense = trained(everything)
-    found = topology(start, everything, shape)
-    runs = [tell(DENSE, 1.0, dense, found, time.perf_counter() - began)]
-    for density in densities:
-        for pruner in pruners:
-            began = time.perf_counter()
-            source = dense if pruner == "magnitude" else start
-            options = npb if pruner == "npb" else {}
+    _refuse_low(start, shape, pruners, densities, npb)
+    wanted = [(DENSE, 1.0), *((pruner, density) for density in densities for pruner in pruners)]
+    runs: list[PrunedRun] = []
+    dense: nn.Module | None = None
+    for pruner, density in wanted:
+        if (known := store.get(config.seed, pruner, density)) is not None:
+            runs.append(known)
+            continue
+        began = time.perf_counter()
+        masks: Mapping[str, Tensor] = everything
+        dense = dense or (trained(everything) if pruner == "magnitude" else None)
+        if pruner != DENSE:
+            source = dense if pruner == "magnitude" and dense else start
+            options = dict(npb) if pruner in BALANCED else {}
             masks = prune(
                 source, density, pruner, input_shape=shape, samples=scored, seed=config.seed, **options
             )
-            network = trained(masks)
-            runs.append(
-                tell(pruner, density, network, topology(start, masks, shape), time.perf_counter() - began)
-            )
+        network = trained(masks)
+        dense = network if pruner == DENSE else dense
+        runs.append(
+            tell(pruner, density, network, topology(start, masks, shape), time.perf_counter() - began)
+        )
     return runs
+
+
+def _refuse_low(
+    network: nn.Module,
+    shape: Sequence[int],
+    pruners: Sequence[str],
+    densities: Sequence[float],
+    npb: Mapping[str, float],
+) -> None:
+    """Raise InputError before anything trains, where a density is too low for a pruner."""
+    for density in densities:
+        for pruner in (name for name in REFUSING if name in pruners):
+            options: dict[str, Any] = dict(npb) if pruner in BALANCED else {}
+            prune(network, density, pruner, input_shape=shape, **options)
 
 
 def _pruned_run(

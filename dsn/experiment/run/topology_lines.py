@@ -40,11 +40,23 @@ class TopologyLines:
 def described(topology: TaskTopology) -> str:
     """One line: nodes, paths, what of them is frozen and free, and the narrowest layer."""
     paths = "no path" if topology.log10_paths is None else f"10^{topology.log10_paths:.1f} paths"
+    best = balance(topology)
     shares = {"frozen": topology.frozen_paths, "free": topology.free_paths}
     parts = [f"{share:.1%} {name} throughout" for name, share in shares.items() if share is not None]
     narrowest = f"narrowest '{topology.narrowest_layer}' with {topology.narrowest_neurons}"
     plastic = f"{sum(topology.plastic_edges.values())} plastic edges"
-    return ", ".join([f"{topology.effective_nodes} effective nodes", paths, *parts, plastic, narrowest])
+    nodes = f"{topology.effective_nodes} effective nodes"
+    return ", ".join([nodes, paths, *([best] if best else []), *parts, plastic, narrowest])
+
+
+def balance(topology: TaskTopology) -> str:
+    """Nodes and paths beside the most that its weights a layer allow; empty where a file does not say."""
+    if topology.most_nodes is None or topology.log10_paths is None or topology.most_log10_paths is None:
+        return ""
+    return (
+        f"balance {topology.effective_nodes} of at most {topology.most_nodes} nodes and "
+        f"10^{topology.log10_paths:.1f} of at most 10^{topology.most_log10_paths:.1f} paths"
+    )
 
 
 def warnings_of(topology: TaskTopology) -> list[str]:

@@ -80,6 +80,7 @@ def _topology(task):
         plastic_edges={"features.0": 30 - task, "classifier_1": 25, "the task's head": 10},
         narrowest_layer="classifier_1", narrowest_neurons=9 - task, collapsed=[],
         saturated=["classifier_1"] if task == 2 else [],
+        most_nodes=25, most_log10_paths=2.5,
     )  # fmt: skip
 
 

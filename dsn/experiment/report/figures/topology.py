@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from dsn.topology.tasks import TaskTopology
 
 from ...result.result import Result, TaskUse
-from ...run.topology_lines import warnings_of
+from ...run.topology_lines import balance, warnings_of
 from ..numbers import counted, shown
 from .figure import NARROW, Figure, canvas
 from .grids import task_ticks, where_sentence
@@ -63,11 +63,14 @@ def topology(result: Result, key: str, where: str = "") -> Figure | None:
         f"task {thin_use.task} with {counted(thin.narrowest_neurons, 'neuron')}. At the end "
         f"{shown(_free(known[-1][0]), 'percent')}% of the neurons are free."
     )
+    last = balance(known[-1][1])
     caption = (
         "For each task. Plastic edges: pairs of an active input and an active neuron that earlier tasks do "
         "not fix, its head's included. Paths from input to output: frozen throughout where they lead through "
         "neurons of earlier tasks alone, free throughout where none of their weights is fixed. Free "
-        "neurons: of all layers, after the task." + where_sentence(where)
+        "neurons: of all layers, after the task."
+        + (f" The last task's {last}, at its weights a layer." if last else "")
+        + where_sentence(where)
     )
     return Figure(key, "Topology of the subnetworks", alt, caption, draw)
 
