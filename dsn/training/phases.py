@@ -63,14 +63,13 @@ class Phases:
 
     def _measure_norms(self, task: int) -> None:
         """Give the trained batch norms the statistics of the weights as they are now, if it is asked for."""
-        trained = self._trained_tasks(task)
-        for each in trained if self.schedule.norm_samples else ():
+        if self.schedule.norm_samples:
             measure_norms(
                 self.model,
-                self.model.task_buffers(each),
-                (x[t == each] if len(trained) > 1 else x for x, _, t in self.dataloader),
+                {each: self.model.task_buffers(each) for each in self._trained_tasks(task)},
+                ((x, tasks) for x, _, tasks in self.dataloader),
                 self.schedule.norm_samples,
-                lambda x, each=each: self._logits(x.to(self.device), each),  # type: ignore[misc]
+                lambda x, each: self._logits(x.to(self.device), each),
             )
 
     def _trained_tasks(self, task: int) -> list[int]:
