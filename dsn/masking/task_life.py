@@ -197,14 +197,18 @@ class TaskLife(Computes):
             norm.drop_task(task)
         for owned in (self.heads, self.records, self.laterals):
             del owned[str(task)]
-        for _, layer in self.layer_modules():
-            for parameter in layer.parameters():
-                parameter.data.masked_fill_(~(parameter.detach().abs() <= limit(parameter.dtype)), 0.0)
-                parameter.grad = None
+        self.clear_divergence()
         self.tasks.remove(task)
         self.task_ids = torch.tensor(self.tasks, device=self.device, dtype=torch.long)
         self.dense = False
         self.select(None)
+
+    def clear_divergence(self) -> None:
+        """Make 0 what is not finite, or close to overflow, in the layers; their gradients are dropped."""
+        for _, layer in self.layer_modules():
+            for parameter in layer.parameters():
+                parameter.data.masked_fill_(~(parameter.detach().abs() <= limit(parameter.dtype)), 0.0)
+                parameter.grad = None
 
     def _selection(self, path: str) -> Tensor:
         """Bits [n] that a commit stores."""

@@ -26,6 +26,7 @@ from dsn.masking import MaskedModel
 from dsn.masking.layers import evaluating
 from dsn.replay import Impressions, synthesise
 from dsn.training.loader import read_samples
+from dsn.training.settings import Transfer as Wanted
 from dsn.training.task_end import end_task
 from dsn.transfer import ForwardOutcome, Situation, TransferOutcome, most_similar
 from dsn.transfer.assessment import predict
@@ -241,10 +242,7 @@ def _end_task(
         task,
         *base.train[task],
         base.valid[task],
-        tasks=config.transfer.tasks,
-        forward=config.transfer.forward,
-        mechanism=mechanism,
-        acceptance=config.transfer.acceptance,
+        Wanted(**{**config.transfer.model_dump(), "mechanism": mechanism}),
         replay=replay_arguments(config, base.pixel_range),
         seed=config.seed,
     )
