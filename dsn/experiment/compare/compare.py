@@ -31,9 +31,9 @@ LOCK = ".lock"
 def compare(plan: Plan, out: Path, *, jobs: int = 1, console: Console | None = None) -> Comparison:
     """Make the runs of ``plan`` that are missing in ``out``, ``jobs`` at once; return the comparison.
 
-    With ``plan.tune_only`` only hyper-parameters are chosen. A run that fails does not stop the others; it is ``failed`` in what is returned. ``comparison.json`` is
+    A run that fails does not stop the others; it is ``failed`` in what is returned. ``comparison.json`` is
     rewritten after each run. Where the processors are shared by several runs each has its part as threads,
-    unless ``config.threads`` says otherwise.
+    unless ``config.threads`` says otherwise. With ``plan.tune_only`` no run is made.
 
     Raises:
         InputError: ``out`` holds something else, another comparison is writing there, or the disk refuses.
