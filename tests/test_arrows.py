@@ -13,17 +13,12 @@ ROOMS = ["base", "config", "result", "run", "labs", "compare", "report"]
 AVALANCHE = {"dsn/training", "dsn/baselines", "dsn/evaluation/plugin.py", "benchmarks"}
 
 
-def imports(path: Path, types: bool = True) -> set[str]:
-    """Absolute names of the modules that the file ``path`` imports, at its top or inside functions; without
-    ``types`` not those that are there for type checkers alone."""
+def imports(path: Path) -> set[str]:
+    """Absolute names of the modules that the file ``path`` imports, at its top, inside functions or for type
+    checkers alone."""
     package = path.relative_to(ROOT).with_suffix("").parts[:-1]
     names: set[str] = set()
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    skipped = set()
-    if not types:
-        ifs = (node for node in ast.walk(tree) if isinstance(node, ast.If))
-        skipped = {n for node in ifs if "TYPE_CHECKING" in ast.unparse(node.test) for n in ast.walk(node)}
-    for node in set(ast.walk(tree)) - skipped:
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -69,10 +64,10 @@ def test_rooms_of_experiment_import_only_what_stands_below_them() -> None:
 
 
 def test_no_modules_import_each_other_in_a_circle() -> None:
-    """At their top or inside functions; what is imported for types alone does not count."""
+    """At their top, inside functions or for types alone."""
     modules = {".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in files()}
     modules = {name.removesuffix(".__init__"): path for name, path in modules.items()}
-    found = {name: imports(path, types=False) & set(modules) - {name} for name, path in modules.items()}
+    found = {name: imports(path) & set(modules) - {name} for name, path in modules.items()}
     for name in found:  # a name imported from a package is no import of the package itself
         inside = {other for other in found[name] if any(o.startswith(f"{other}.") for o in found[name])}
         found[name] -= inside | {name.rpartition(".")[0]}

@@ -33,7 +33,7 @@ from dsn.experiment.run.checkpoint import LATEST, PREVIOUS
 from dsn.experiment.run.learnt import Learnt, learnt_of, tree_of
 from dsn.experiment.run.run import run
 from dsn.experiment.run.run_folder import checkpoint_of
-from dsn.training.resumable import STATE_FILE
+from dsn.training.state import STATE_FILE
 from tests.experiment.resuming import tiny
 from tests.nets import learn
 

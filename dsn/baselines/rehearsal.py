@@ -39,8 +39,8 @@ class Cumulative(Baseline):
         self.seen[self.model.tasks[-1]] = self.samples
         self.dataloader = MixedLoader(self.seen, batch_size=self.train_mb_size)
 
-    def drop_unfinished(self, task: int, *before: Any) -> None:
-        super().drop_unfinished(task, *before)
+    def go_back(self, task: int, kept: Any) -> None:
+        super().go_back(task, kept)
         self.seen.pop(task, None)
 
     def judged_tasks(self) -> list[int]:

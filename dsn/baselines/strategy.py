@@ -4,7 +4,6 @@ schedule, early stopping.
 Shapes: x [n, ...]; y [n] int64, the class's position in its task; logits [batch, classes of the task].
 """
 
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, cast
@@ -12,21 +11,17 @@ from typing import Any, cast
 import torch
 from avalanche.training.plugins import EvaluationPlugin
 from avalanche.training.plugins.evaluation import default_evaluator
-from avalanche.training.templates import SupervisedTemplate
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from ..errors import InputError
-from ..evaluation.experiences import name_of, task_label
+from ..evaluation.experiences import task_label
 from ..masking.kinds import is_layer
 from ..masking.layers import evaluating
-from ..training.groups import ParameterGroups, Undecayed, options_of
+from ..training.groups import Undecayed
 from ..training.loader import StreamLoader, TensorLoader
-from ..training.loading import Loading, no_validation, refuse_below
-from ..training.phases import Phases
 from ..training.samples import read_samples
-from ..training.schedule import Scheduler, summed_score
 from ..training.settings import Schedule
+from ..training.tasks import TaskByTask
 from .memory import MemoryUse, bytes_of
 from .network import TaskNetwork
 
@@ -34,7 +29,7 @@ Samples = tuple[Tensor, Tensor]
 WEIGHT_BYTES = 4  # float32
 
 
-class Baseline(Phases, Loading, SupervisedTemplate):
+class Baseline(TaskByTask):
     """Training of one shared network task after task; by itself plain finetuning.
 
     Args: those of ``DSN`` that are not about masks; ``train_epochs`` counts all epochs of a task, so that
@@ -43,12 +38,10 @@ class Baseline(Phases, Loading, SupervisedTemplate):
     Validation data are the experiences of the task's label in ``train(experience, eval_streams=[...])``.
 
     Raises:
-        InputError: an experience with no or several task labels, or of a task learnt before; a loss that is
-            not finite; settings that need validation data without them.
+        InputError: as ``TaskByTask``; settings that need validation data without them.
     """
 
     model: TaskNetwork
-    _stop_training: bool
 
     rehearses = False
     """whether what earlier tasks alone use, heads and norm state, goes on learning"""
@@ -70,25 +63,20 @@ class Baseline(Phases, Loading, SupervisedTemplate):
         evaluator: EvaluationPlugin | Any = default_evaluator,
         **base_kwargs: Any,
     ) -> None:
-        refuse_below(1, {"train_mb_size": train_mb_size, "eval_mb_size": eval_mb_size})
-        refuse_below(0, {"train_epochs": train_epochs})
         super().__init__(
             model=model,
             optimizer=optimizer,
-            criterion=nn.CrossEntropyLoss(),
-            train_mb_size=train_mb_size,
             train_epochs=train_epochs,
+            train_mb_size=train_mb_size,
             eval_mb_size=eval_mb_size,
+            schedule=schedule,
             device=device,
             plugins=plugins,
             evaluator=evaluator,
             eval_every=-1,
             **base_kwargs,
         )
-        self.schedule = schedule
-        self.groups = ParameterGroups(optimizer, model)
         self._validation: dict[int, Samples] = {}
-        self._before: tuple[int, Any, Any] | None = None
 
     # ---- what a method changes -------------------------------------------------------------------------
 
@@ -129,39 +117,14 @@ class Baseline(Phases, Loading, SupervisedTemplate):
         tasks = self._trained_tasks(task)
         return [buffer for t in tasks for buffer in self.model.task_buffers(t)]
 
-    def train(self, experiences: Any, eval_streams: Any = None, **kwargs: Any) -> Any:
-        """Avalanche's; what an interrupted call before has left half-learnt is dropped first."""
-        if self._before is not None:
-            self.drop_unfinished(*self._before)
-            self._before = None
-        try:
-            return super().train(experiences, eval_streams, **kwargs)
-        except BaseException:
-            self.is_training, self._eval_streams = False, None
-            raise
-
-    def drop_unfinished(self, task: int, kept: Any, options: Any) -> None:
-        """Make network and optimizer what they were before ``task``, which was not learnt to its end."""
-        warnings.warn(
-            f"the training of task {task} did not come to its end: the task is dropped, and the network is "
-            "as it was before it",
-            stacklevel=3,
-        )
+    def go_back(self, task: int, kept: Any) -> None:
+        """Make the network what it was before ``task``, which is half learnt."""
         self.model.go_back(kept)
-        self.groups.put_options(options)
 
     def check_model_and_optimizer(self, **_kwargs: Any) -> None:
         """Begin the experience's task: head, norm state, a fresh optimizer."""
-        task = task_label(self.experience)
-        if task in self.model.tasks:
-            raise InputError(
-                f"{name_of(self.experience)} has task label {task}, which was learnt before: does the stream "
-                "carry task labels? (return_task_id=True in Avalanche's classic streams, task_labels=True in "
-                "nc_benchmark)"
-            )
-        self._before = task, self.model.keep(), options_of(self.optimizer)
-        if self.schedule.rate != "constant":
-            self.groups.put_options(self.groups.options)
+        task = self._task_to_learn()
+        self._begin(task, self.model.keep())
         self.model.add_task(self.count_classes(), task)
         self.model.to(self.device).train()
         self.make_optimizer()
@@ -176,8 +139,10 @@ class Baseline(Phases, Loading, SupervisedTemplate):
 
     def _train_exp(self, experience: Any, eval_streams: Any = None, **kwargs: Any) -> None:
         task = self.model.tasks[-1]
-        self._read_validation(task)
-        scheduler = self._make_scheduler()
+        samples = self._validation_samples(task)
+        if samples is not None:
+            self._validation[task] = on(self.device, samples)
+        scheduler = self.schedule.scheduler(self.optimizer, self.train_epochs)
         for epochs in self.phases():
             self._train_phase(task, epochs, scheduler, **kwargs)
 
@@ -185,27 +150,13 @@ class Baseline(Phases, Loading, SupervisedTemplate):
         super()._after_training_exp(**kwargs)
         if not self.rehearses:
             self.model.end_task(self.model.tasks[-1])
-        self._before = None
+        self._begun = None
 
     def _restorable(self) -> Any:
         return self  # its task_parameters are what the method trains
 
     def _trained_tasks(self, task: int) -> list[int]:
         return self.model.tasks if self.rehearses else [task]
-
-    def _begin_losses(self) -> None:
-        self._first_bad = torch.full((), -1, device=self.device)
-
-    def _refuse_bad_loss(self) -> None:
-        if (iteration := int(self._first_bad)) >= 0:
-            raise InputError(
-                f"task {self.model.tasks[-1]}, epoch {self.clock.train_exp_epochs}, iteration {iteration}: "
-                "the loss is not finite; lower the learning rate, or look for such values in the data"
-            )
-
-    def _make_scheduler(self) -> Scheduler:
-        chosen = self.schedule
-        return Scheduler(chosen.rate, self.optimizer, self.train_epochs, chosen.judge, chosen.plateau)
 
     # ---- one batch -------------------------------------------------------------------------------------
 
@@ -219,12 +170,6 @@ class Baseline(Phases, Loading, SupervisedTemplate):
     def _logits(self, x: Tensor, task: int) -> Tensor:
         return cast(Tensor, self.model(x, task))
 
-    def backward(self) -> None:
-        """Backward pass; remembers the first iteration whose loss is not finite, without waiting for it."""
-        bad = ~torch.isfinite(self.loss.detach().squeeze()) & (self._first_bad < 0)
-        self._first_bad = torch.where(bad, self.clock.train_epoch_iterations, self._first_bad)
-        super().backward()
-
     def optimizer_step(self) -> None:
         """A step inside :meth:`protection`."""
         with self.protection(), self._undecayed:
@@ -232,10 +177,6 @@ class Baseline(Phases, Loading, SupervisedTemplate):
         self._mean.update()
 
     # ---- data ------------------------------------------------------------------------------------------
-
-    def model_adaptation(self, model: nn.Module | None = None) -> nn.Module:
-        """The model as it is: tasks are added in training alone, so evaluating has no side effects."""
-        return (self.model if model is None else model).to(self.device)
 
     def _kept(self, workers: int, **batches: Any) -> TensorLoader:
         if not self.is_training:
@@ -256,28 +197,14 @@ class Baseline(Phases, Loading, SupervisedTemplate):
         chosen = torch.randperm(len(x))[:count].to(x.device)
         return x[chosen], y[chosen]
 
-    def _read_validation(self, task: int) -> None:
-        if not self.schedule.judges:
-            return
-        samples = self.find_validation(task, self.count_classes())
-        if samples is None:
-            raise no_validation(task)
-        self._validation[task] = on(self.device, samples)
-
     def _validation_score(self, _task: int) -> float:
         """Mean over the judged tasks of the score of their validation data."""
-        shares = []
+        scores = []
         with evaluating(self.model):
             for task in self.judged_tasks():
                 x, y = self._validation[task]
-                right = [
-                    summed_score(self.model(part, task), target, self.schedule.judge)
-                    for part, target in zip(
-                        x.split(self.eval_mb_size), y.split(self.eval_mb_size), strict=True
-                    )
-                ]
-                shares.append(torch.stack(right).sum() / len(y))
-        return float(torch.stack(shares).mean())
+                scores.append(self._summed_score(x, y, task, self.schedule.judge) / len(y))
+        return float(torch.stack(scores).mean())
 
     # ---- memory ----------------------------------------------------------------------------------------
 

@@ -36,6 +36,11 @@ def add(commands: Any) -> None:
         "--tune-seeds", metavar="N,N,...", help="seeds of each trial; default: the first of --seeds"
     )
     command.add_argument(
+        "--tune-only",
+        action="store_true",
+        help="with --tune: write and print what was chosen, and run nothing",
+    )
+    command.add_argument(
         "--out",
         type=Path,
         metavar="DIR",
@@ -62,6 +67,7 @@ def do(options: argparse.Namespace, words: list[str]) -> None:
         tune=options.tune,
         tune_tasks=options.tune_tasks,
         tune_seeds=options.tune_seeds,
+        tune_only=options.tune_only,
         command=shown(words),
     )
     out = options.out or Path("results") / ("+".join(path.stem for path in options.configs) + "-compare")

@@ -6,26 +6,34 @@ Shapes: x [batch, ...]; features [batch, d]; gates [n] a layer.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, cast
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.func import functional_call
 
 from ..errors import InputError
 from .annealing import Prices, priced_gates
-from .edges import weights_of
+from .edges import Edges
 from .gates import LOGIT_LIMIT
 from .layers import evaluating
 from .passes import flush_denormals, flushes_denormals
+from .reach import narrow_parameters
 from .structure import Structure
-
-if TYPE_CHECKING:
-    from .model import MaskedModel
 
 
 class Computes(Structure):
-    """A :class:`Structure` through which passes go, one task at a time."""
+    """A :class:`Structure` through which passes go, one task at a time; ``edges``: where it has them."""
+
+    edges: Edges | None
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.edges = None
+
+    def scores(self) -> list[nn.Parameter]:
+        """The scores of edges of each layer while a task is learnt with them; empty otherwise."""
+        return [] if self.edges is None else self.edges.scores()
 
     def anneal(self, progress: float, s_max: float = 400.0) -> None:
         """Set the annealing scale: s from 1/s_max at ``progress`` 0 to s_max at 1 (HAT, eq. 3)."""
@@ -91,7 +99,7 @@ class Computes(Structure):
             flush_denormals(self._flushes)
 
     def _compute(self, x: Tensor, task: int, run: Callable[[dict[str, Tensor], Tensor], Tensor]) -> Tensor:
-        weights = weights_of(cast("MaskedModel", self), task)
+        weights = weights_of(self, task)
         folding = [path for path in self._foldable if self.training and self._gates[path].values is not None]
         for path in folding:
             weights |= self._fold(path, weights)
@@ -148,3 +156,8 @@ class Computes(Structure):
                 "flatten or pool at its end, or name its classifier as head="
             )
         return features.shape[1]
+
+
+def weights_of(model: Computes, task: int) -> dict[str, Tensor]:
+    """The weights and biases that ``task`` computes with, by name; those not named are the backbone's own."""
+    return narrow_parameters(model, task) if model.edges is None else model.edges.weights(model, task)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -17,15 +16,13 @@ from torch import Tensor, nn
 from ..errors import InputError
 from .kinds import Maskable, layer_kind, norm_kind
 from .norms import TaskNorm
-from .reach import coupled_layers, live_inputs
+from .reach import columns_of, coupled_layers, laid_out
 from .rehearsal import apart, copied, equal, eval_logits, refuse_forgetting, samples
-
-if TYPE_CHECKING:
-    from .model import MaskedModel
+from .task_life import TaskLife
 
 
 @torch.no_grad()
-def grow(model: MaskedModel, by: int, below: int = 1) -> dict[str, int]:
+def grow(model: TaskLife, by: int, below: int = 1) -> dict[str, int]:
     """Add ``by`` neurons to each layer with fewer than ``below`` free ones, and to those it is summed with.
 
     ``by`` is rounded up to whole groups where a group norm follows. Returns the layers that grew and by how
@@ -57,7 +54,7 @@ def _joined(groups: list[dict[str, int]]) -> dict[str, int]:
     return {path: by for group in groups for path, by in group.items()}
 
 
-def _possible(model: MaskedModel, wanted: list[dict[str, int]]) -> dict[str, int]:
+def _possible(model: TaskLife, wanted: list[dict[str, int]]) -> dict[str, int]:
     """The groups that can grow together: all, or those that a trial of one after the other shows."""
     if not wanted or _failure(model, _joined(wanted)) is None:
         return _joined(wanted)
@@ -77,7 +74,7 @@ def _possible(model: MaskedModel, wanted: list[dict[str, int]]) -> dict[str, int
     return grown
 
 
-def _failure(model: MaskedModel, extra: Mapping[str, int]) -> str | None:
+def _failure(model: TaskLife, extra: Mapping[str, int]) -> str | None:
     """Why the model cannot grow by ``extra``, tried on a copy; None where it can."""
     with apart(model):
         trial = copied(model)
@@ -96,13 +93,13 @@ def _failure(model: MaskedModel, extra: Mapping[str, int]) -> str | None:
     return None
 
 
-def _norm_groups(model: MaskedModel, path: str) -> int:
+def _norm_groups(model: TaskLife, path: str) -> int:
     norm = model.mask_module(path)
     return norm_kind(norm.original).multiple(norm.original) if isinstance(norm, TaskNorm) else 1
 
 
 @torch.no_grad()
-def _widen(model: MaskedModel, extra: Mapping[str, int]) -> None:
+def _widen(model: TaskLife, extra: Mapping[str, int]) -> None:
     old = model.layers
     model.narrow_columns.clear()
     for path, by in extra.items():
@@ -121,55 +118,7 @@ def _widen(model: MaskedModel, extra: Mapping[str, int]) -> None:
         model.edges.fill(model, old, columns)
 
 
-def columns_of(model: MaskedModel, widths: Mapping[str, int]) -> dict[str, Tensor]:
-    """Which of its inputs, bool [d], each layer had when the layers were ``widths`` wide."""
-    ones = {path: torch.ones(width, dtype=torch.bool) for path, width in widths.items()}
-    return live_inputs(model, ones)[0]
-
-
-def narrow_columns(model: MaskedModel, task: int) -> dict[str, Tensor] | None:
-    """Which inputs, bool [d], each layer had when ``task`` was committed; None if nothing has grown since."""
-    if task not in model.committed:
-        return None
-    row = model.committed.index(task)
-    widths = {path: gate.widths[row] for path, gate in model.gates_by_path.items()}
-    if widths == model.layers:
-        return None
-    with model.lock:
-        if row not in model.narrow_columns:
-            values = [gate.values for gate in model.gates_by_path.values()]
-            norm_tasks = [norm.task for norm in model.norms()]
-            model.narrow_columns[row] = columns_of(model, widths)
-            for gate, value in zip(model.gates_by_path.values(), values, strict=True):
-                gate.values = value
-            for norm, selected in zip(model.norms(), norm_tasks, strict=True):
-                norm.task = selected
-        return model.narrow_columns[row]
-
-
-def narrow_parameters(model: MaskedModel, task: int) -> dict[str, Tensor]:
-    """Weights and biases as wide as when ``task`` was committed, by name; {} if nothing has grown."""
-    columns = narrow_columns(model, task)
-    if columns is None:
-        return {}
-    row = model.committed.index(task)
-    narrow = {}
-    for path, layer in model.layer_modules():
-        width = model.gates_by_path[path].widths[row]
-        narrow[f"{path}.weight"] = laid_out(layer.weight[:width, columns[path]], layer.weight)
-        if layer.bias is not None:
-            narrow[f"{path}.bias"] = layer.bias[:width].contiguous()
-    return narrow
-
-
-def laid_out(part: Tensor, weight: Tensor) -> Tensor:
-    """``part`` in the memory format of ``weight``: in another one it would be summed in another order."""
-    if weight.dim() == 4 and weight.stride(1) == 1 and weight.stride(3) == weight.shape[1]:
-        return torch.empty_like(part, memory_format=torch.channels_last).copy_(part)
-    return part.contiguous()
-
-
-def adopt_widths(model: MaskedModel, state_dict: Mapping[str, Tensor], prefix: str) -> None:
+def adopt_widths(model: TaskLife, state_dict: Mapping[str, Tensor], prefix: str) -> None:
     """Grow the layers of ``model`` to the sizes in ``state_dict``, so that it can be loaded."""
     extra = {}
     for path, layer in model.layer_modules():

@@ -12,17 +12,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from ..errors import InputError
+from .computes import Computes
 from .protection import ProtectedWeights
 from .reach import needed_inputs, read_inputs, send
-
-if TYPE_CHECKING:
-    from .model import MaskedModel
+from .structure import Structure
 
 Widths = dict[str, int]
 Fans = Mapping[str, float]
@@ -79,7 +77,7 @@ WIDTHS: dict[str, Callable[[Widths, Fans, float], Widths]] = {
 
 
 def start_task(
-    model: MaskedModel,
+    model: Computes,
     protected: ProtectedWeights,
     *,
     choice: str = "all",
@@ -121,7 +119,7 @@ def start_task(
         _rescale(model, protected, chosen)
 
 
-def fans_of(model: MaskedModel) -> dict[str, float]:
+def fans_of(model: Structure) -> dict[str, float]:
     """Weights of one neuron for each neuron of the layer before it, by path; layers count as a chain."""
     before, fans = 1, {}
     for path, layer in model.layer_modules():
@@ -152,7 +150,7 @@ def split(used: Tensor, width: int, reuse: float) -> Tensor:
 
 
 @torch.no_grad()
-def _open(model: MaskedModel, chosen: Mapping[str, Tensor]) -> None:
+def _open(model: Computes, chosen: Mapping[str, Tensor]) -> None:
     for path, gate in model.gates_by_path.items():
         assert gate.logits is not None
         size = gate.logits.abs().clamp(min=LEAST_LOGIT)
@@ -160,7 +158,7 @@ def _open(model: MaskedModel, chosen: Mapping[str, Tensor]) -> None:
 
 
 @torch.no_grad()
-def _rescale(model: MaskedModel, protected: ProtectedWeights, chosen: Mapping[str, Tensor]) -> None:
+def _rescale(model: Computes, protected: ProtectedWeights, chosen: Mapping[str, Tensor]) -> None:
     """Draw plastic weights so that each chosen neuron's weights sum up to what He et al. prescribe.
 
     w_ji ~ N(0, (2 - a_j) / sum of c_i over plastic i), a_j = sum of w_ji^2 c_i over protected i, not below 0.
@@ -190,7 +188,7 @@ def _rescale(model: MaskedModel, protected: ProtectedWeights, chosen: Mapping[st
                 counts[path] = torch.where(drawn > 0, given.clamp(min=2), given) / 2 * opened
 
 
-def _sums_arriving(model: MaskedModel, counts: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _sums_arriving(model: Computes, counts: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """at the inputs of each layer, [d]: branches that meet add theirs up."""
     x = torch.ones(model.input_shape, device=model.device, dtype=model.dtype)
     return {

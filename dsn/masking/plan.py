@@ -12,13 +12,9 @@ Shapes: widths are neurons a layer, by path.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from ..errors import InputError
 from .initial import Fans, Widths, edges, fans_of
-
-if TYPE_CHECKING:
-    from .model import MaskedModel
+from .structure import Structure
 
 
 def planned_widths(sizes: Widths, fans: Fans, task: int, tasks: int) -> Widths:
@@ -37,7 +33,7 @@ def planned_widths(sizes: Widths, fans: Fans, task: int, tasks: int) -> Widths:
     return {path: max(1, round(share * n)) for path, n in sizes.items()}
 
 
-def fresh_neurons(model: MaskedModel, tasks: int) -> dict[str, int]:
+def fresh_neurons(model: Structure, tasks: int) -> dict[str, int]:
     """At most how many free neurons of each layer the next task may select, of ``tasks`` planned.
 
     Raises InputError for fewer than one task.
@@ -48,7 +44,7 @@ def fresh_neurons(model: MaskedModel, tasks: int) -> dict[str, int]:
     return {path: max(0, widths[path] - int(used.sum())) for path, used in model.used().items()}
 
 
-def owned_neurons(model: MaskedModel, tasks: int) -> dict[str, int]:
+def owned_neurons(model: Structure, tasks: int) -> dict[str, int]:
     """How many free neurons of each layer the next of ``tasks`` planned tasks owns, with edges.
 
     round(n (t + 1) / T), less those that are owned; from task T on, whatever is free. Raises InputError for

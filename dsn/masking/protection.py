@@ -14,15 +14,11 @@ grow with the block. It keeps a byte a weight beside the values.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 
+from .computes import Computes
 from .kinds import layer_kind, per_neuron
 from .reach import needed_inputs
-
-if TYPE_CHECKING:
-    from .model import MaskedModel
 
 
 class ProtectedWeights:
@@ -33,11 +29,11 @@ class ProtectedWeights:
     ...     optimizer.step()
 
     ``before``: protect for the tasks committed before this one; by default for all committed ones. The heads
-    and norm state of committed tasks take no gradient at all (:meth:`MaskedModel.freeze`).
+    and norm state of committed tasks take no gradient at all (:meth:`Computes.freeze`).
     """
 
     @torch.no_grad()
-    def __init__(self, model: MaskedModel, before: int | None = None) -> None:
+    def __init__(self, model: Computes, before: int | None = None) -> None:
         self._lock = model.lock  # between the step and the putting back, no thread may compute
         used = model.used(before)
         self._kept: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
@@ -52,7 +48,7 @@ class ProtectedWeights:
             if layer.bias is not None:
                 self._keep(layer.bias, used[path])
 
-    def _keep_rows(self, model: MaskedModel, used: dict[str, torch.Tensor], task: int | None) -> None:
+    def _keep_rows(self, model: Computes, used: dict[str, torch.Tensor], task: int | None) -> None:
         """Keep all rows but those that ``task`` owns; where no task learns, all that are owned."""
         assert model.edges is not None
         for path, layer in model.layer_modules():

@@ -15,7 +15,6 @@ import copy
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -23,15 +22,13 @@ from torch import Tensor, nn
 from ..errors import InputError
 from .layers import unstable
 from .protection import ProtectedWeights
-
-if TYPE_CHECKING:
-    from .model import MaskedModel
+from .task_life import TaskLife
 
 SAMPLES, CLASSES = 4, 3
 SIZES = (0.3, 1.0, 1.0, 10.0)  # of the samples
 
 
-def refuse_forgetting(model: MaskedModel) -> None:
+def refuse_forgetting(model: TaskLife) -> None:
     """Raise InputError, naming the tensor that is felt, unless made-up tasks are remembered bit for bit.
 
     ``model`` is not changed, nor are the random states of its device and the CPU.
@@ -44,7 +41,7 @@ def refuse_forgetting(model: MaskedModel) -> None:
 
 
 @contextmanager
-def apart(model: MaskedModel) -> Iterator[None]:
+def apart(model: TaskLife) -> Iterator[None]:
     """Random numbers of its own, and the random states put back at the end."""
     devices = [model.device] if model.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
@@ -52,7 +49,7 @@ def apart(model: MaskedModel) -> Iterator[None]:
         yield
 
 
-def copied(model: MaskedModel) -> MaskedModel:
+def copied(model: TaskLife) -> TaskLife:
     """A deep copy; InputError, with the remedy, where there cannot be one."""
     try:
         return copy.deepcopy(model)
@@ -63,7 +60,7 @@ def copied(model: MaskedModel) -> MaskedModel:
         ) from error
 
 
-def _rehearse(model: MaskedModel) -> None:
+def _rehearse(model: TaskLife) -> None:
     x = samples(model)
     tasks = [_made_up_task(model, x) for _ in range(2)]
     before = {task: eval_logits(model, x, task) for task in tasks}
@@ -90,14 +87,14 @@ def _rehearse(model: MaskedModel) -> None:
     )
 
 
-def samples(model: MaskedModel) -> Tensor:
+def samples(model: TaskLife) -> Tensor:
     """x [SAMPLES, ...] from N(0, size^2), a size a sample."""
     shape = (SAMPLES, *model.input_shape[1:])
     size = torch.tensor(SIZES).view(-1, *[1] * (len(shape) - 1))
     return (torch.randn(shape) * size).to(model.device, model.dtype)
 
 
-def _begin(model: MaskedModel) -> int:
+def _begin(model: TaskLife) -> int:
     """Add a task that starts with random halves of all layers, at least one neuron and not all of them."""
     task = model.add_task(CLASSES, planned_tasks=None if model.edges is None else 4)
     for gate in model.gates_by_path.values():
@@ -109,7 +106,7 @@ def _begin(model: MaskedModel) -> int:
     return task
 
 
-def _made_up_task(model: MaskedModel, x: Tensor) -> int:
+def _made_up_task(model: TaskLife, x: Tensor) -> int:
     task = _begin(model)
     _train(model, x, task)
     with torch.no_grad():
@@ -119,7 +116,7 @@ def _made_up_task(model: MaskedModel, x: Tensor) -> int:
     return task
 
 
-def _train(model: MaskedModel, x: Tensor, task: int) -> None:
+def _train(model: TaskLife, x: Tensor, task: int) -> None:
     """A pass in training mode, which moves what keeps running statistics."""
     model.train()
     model.anneal(1.0)
@@ -140,7 +137,7 @@ def _train(model: MaskedModel, x: Tensor, task: int) -> None:
         )
 
 
-def eval_logits(model: MaskedModel, x: Tensor, task: int, grad: bool = False) -> Tensor:
+def eval_logits(model: TaskLife, x: Tensor, task: int, grad: bool = False) -> Tensor:
     """Logits of ``task`` with the committed bits."""
     model.eval()
     with torch.set_grad_enabled(grad):
@@ -152,11 +149,11 @@ def equal(one: Tensor, other: Tensor) -> bool:
     return torch.equal(one.nan_to_num(0.5), other.nan_to_num(0.5)) and torch.equal(one.isnan(), other.isnan())
 
 
-def _same(model: MaskedModel, x: Tensor, before: dict[int, Tensor]) -> bool:
+def _same(model: TaskLife, x: Tensor, before: dict[int, Tensor]) -> bool:
     return all(equal(eval_logits(model, x, task), logits) for task, logits in before.items())
 
 
-def _refuse_unstable(model: MaskedModel, x: Tensor, before: dict[int, Tensor]) -> None:
+def _refuse_unstable(model: TaskLife, x: Tensor, before: dict[int, Tensor]) -> None:
     if not _same(model, x, before):
         raise unstable("logits")
     task, logits = next(iter(before.items()))
@@ -167,13 +164,13 @@ def _refuse_unstable(model: MaskedModel, x: Tensor, before: dict[int, Tensor]) -
         )
 
 
-def _plastic(model: MaskedModel) -> list[tuple[str, nn.Parameter]]:
+def _plastic(model: TaskLife) -> list[tuple[str, nn.Parameter]]:
     """Every parameter of the backbone that is no committed task's own."""
     own = {id(p) for task in model.committed for p in model.own_parameters(task)}
     return [(n, p) for n, p in model.backbone.named_parameters() if id(p) not in own]
 
 
-def _foreign_buffers(model: MaskedModel) -> list[tuple[str, Tensor]]:
+def _foreign_buffers(model: TaskLife) -> list[tuple[str, Tensor]]:
     norms = {id(buffer) for norm in model.norms() for buffer in norm.buffers()}
     return [(f"buffer '{n}'", b) for n, b in model.backbone.named_buffers() if id(b) not in norms]
 
@@ -183,7 +180,7 @@ def _shake(parameter: nn.Parameter) -> None:
     parameter.add_(torch.randn_like(parameter))
 
 
-def _felt(model: MaskedModel, x: Tensor, before: dict[int, Tensor], protected: ProtectedWeights) -> str:
+def _felt(model: TaskLife, x: Tensor, before: dict[int, Tensor], protected: ProtectedWeights) -> str:
     """What to say of the first parameter that earlier tasks feel when it alone is shaken."""
     for name, parameter in _plastic(model):
         kept = parameter.detach().clone()

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from .model import MaskedModel
+from .computes import Computes
 
 
-def sparsity(model: MaskedModel, task: int) -> Tensor:
+def sparsity(model: Computes, task: int) -> Tensor:
     """Share of the free neurons that the soft gates of ``task`` take, in [0, 1]; a scalar with gradient.
 
     sum_l sum_i sigma(s e_li) (1 - M_li) / sum_l sum_i (1 - M_li), with M the neurons used by earlier tasks

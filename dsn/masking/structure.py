@@ -6,14 +6,13 @@ Shapes: masks [n] a layer.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import InputError
 from .annealing import Prices
-from .edges import Edges
 from .gates import Gate
 from .kinds import Maskable, computes_plainly, is_norm, layer_kind
 from .layers import Site
@@ -21,8 +20,8 @@ from .norms import TaskNorm
 from .passes import PassLock
 from .records import TaskRecord
 
-if TYPE_CHECKING:
-    from .reach import InputsOfTask
+InputsOfTask = tuple[dict[str, int], dict[str, Tensor], dict[str, Tensor]]
+"""widths of the layers, masks of a task, and the inputs that these let through, by layer"""
 
 
 class Structure(nn.Module):
@@ -40,7 +39,6 @@ class Structure(nn.Module):
         self.records = nn.ModuleDict()
         self.laterals = nn.ModuleDict()
         self.register_buffer("task_ids", torch.zeros(0, dtype=torch.long))
-        self.edges: Edges | None = None
         self.tasks: list[int] = []
         self.scale, self.s_max = 1.0, 400.0
         self.dense = False  # while True, the task being learnt uses every neuron
@@ -123,6 +121,14 @@ class Structure(nn.Module):
                 handles.append(layer.register_forward_hook(gate.gate_output))
         return handles
 
+    def open_plainly(self) -> None:
+        """Make the backbone compute as it stands: no gates, its own norms."""
+        self._price = None
+        for gate in self.gates_by_path.values():
+            gate.values = None
+        for norm in self.norms():
+            norm.task = None
+
     # ---- tasks and their masks -----------------------------------------------------------------------------
 
     @property
@@ -170,7 +176,3 @@ class Structure(nn.Module):
     def gate_logits(self) -> list[nn.Parameter]:
         """The gate logits [n] of each layer while a task is learnt; empty otherwise."""
         return [gate.logits for gate in self.gates_by_path.values() if gate.logits is not None]
-
-    def scores(self) -> list[nn.Parameter]:
-        """The scores of edges of each layer while a task is learnt with them; empty otherwise."""
-        return [] if self.edges is None else self.edges.scores()

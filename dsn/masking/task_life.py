@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -16,16 +16,12 @@ from .plan import fresh_neurons, owned_neurons
 from .records import TaskRecord
 from .state.fit import is_small, limit
 
-if TYPE_CHECKING:
-    from .model import MaskedModel
-
 
 class TaskLife(Computes):
     """Passes, and tasks that come and go."""
 
-    @property
-    def _whole(self) -> MaskedModel:
-        return cast("MaskedModel", self)
+    rehearse = True
+    """whether wrapping and growth try on a copy that no task would change"""
 
     def add_task(
         self,
@@ -66,9 +62,9 @@ class TaskLife(Computes):
         if self.edges is not None:
             fresh = self._owned(task, budget, planned_tasks)
             self._warn_if_full(task)
-            self.edges.begin(self._whole, task, fresh)
+            self.edges.begin(self, task, fresh)
         else:
-            fresh = {} if planned_tasks is None else fresh_neurons(self._whole, planned_tasks)
+            fresh = {} if planned_tasks is None else fresh_neurons(self, planned_tasks)
             self._warn_if_full(task)
             for path, gate in self.gates_by_path.items():
                 gate.open(logit_mean, logit_std, limits[path], fresh.get(path))
@@ -105,7 +101,7 @@ class TaskLife(Computes):
             raise InputError(
                 f"task {task}: with edges, say how many tasks shall share the neurons: planned_tasks=..."
             )
-        return owned_neurons(self._whole, planned_tasks)
+        return owned_neurons(self, planned_tasks)
 
     def _warn_if_full(self, task: int) -> None:
         full = [path for path, used in self.used().items() if bool(used.all())]
@@ -197,19 +193,23 @@ class TaskLife(Computes):
             norm.drop_task(task)
         for owned in (self.heads, self.records, self.laterals):
             del owned[str(task)]
-        for _, layer in self.layer_modules():
-            for parameter in layer.parameters():
-                parameter.data.masked_fill_(~(parameter.detach().abs() <= limit(parameter.dtype)), 0.0)
-                parameter.grad = None
+        self.clear_divergence()
         self.tasks.remove(task)
         self.task_ids = torch.tensor(self.tasks, device=self.device, dtype=torch.long)
         self.dense = False
         self.select(None)
 
+    def clear_divergence(self) -> None:
+        """Make 0 what is not finite, or close to overflow, in the layers; their gradients are dropped."""
+        for _, layer in self.layer_modules():
+            for parameter in layer.parameters():
+                parameter.data.masked_fill_(~(parameter.detach().abs() <= limit(parameter.dtype)), 0.0)
+                parameter.grad = None
+
     def _selection(self, path: str) -> Tensor:
         """Bits [n] that a commit stores."""
         if self.edges is not None:
-            return self.edges.mask(self._whole, path)
+            return self.edges.mask(self, path)
         gate = self.gates_by_path[path]
         return torch.ones_like(gate.selection()) if self.dense else gate.selection()
 

@@ -17,7 +17,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from ..masking import MaskedModel
-from ..masking.edges import weights_of
+from ..masking.computes import weights_of
 from ..masking.norms import TaskNorm
 from ..masking.reach import coupled_layers, live_inputs
 

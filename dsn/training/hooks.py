@@ -10,6 +10,7 @@ from typing import Any
 from avalanche.core import BaseSGDPlugin, SupervisedPlugin
 from avalanche.evaluation import PluginMetric
 from avalanche.training.plugins import EvaluationPlugin
+from avalanche.training.templates import SupervisedTemplate
 
 PARTS = ("training_iteration", "forward", "backward", "update", "eval_iteration", "eval_forward")
 EVENTS = tuple(f"{when}_{part}" for part in PARTS for when in ("before", "after"))
@@ -17,21 +18,20 @@ EVENTS = tuple(f"{when}_{part}" for part in PARTS for when in ("before", "after"
 _EMPTY = {getattr(base, e, None) for base in (BaseSGDPlugin, SupervisedPlugin, PluginMetric) for e in EVENTS}
 
 
-class IterationHooks:
-    """Mix-in before an Avalanche strategy: the same hooks in the same order, without the empty ones."""
+class IterationHooks(SupervisedTemplate):
+    """The same hooks in the same order, without the empty ones."""
 
-    plugins: list[Any]
     _iteration_hooks: dict[str, list[Callable[..., Any]]]
 
     def training_epoch(self, **kwargs: Any) -> None:
         """Avalanche's."""
         self._look_for_hooks()
-        super().training_epoch(**kwargs)  # type: ignore[misc]
+        super().training_epoch(**kwargs)
 
     def eval_epoch(self, **kwargs: Any) -> None:
         """Avalanche's."""
         self._look_for_hooks()
-        super().eval_epoch(**kwargs)  # type: ignore[misc]
+        super().eval_epoch(**kwargs)
 
     def _look_for_hooks(self) -> None:
         hooks = {event: [_hook(plugin, event) for plugin in self.plugins] for event in EVENTS}

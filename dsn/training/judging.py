@@ -3,33 +3,18 @@
 Shapes: x [n, ...], y [n], logits [n, classes of the task].
 """
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from ..masking.layers import evaluating
-from .loading import Loading, no_validation
-from .schedule import summed_score
-from .settings import Schedule, Transfer
+from .tasks import TaskByTask
 
 
-class Judging(Loading):
-    """Mix-in before an Avalanche strategy, with a ``schedule`` and ``transfer`` of settings."""
+class Judging(TaskByTask):
+    """A strategy whose tasks are judged one by one."""
 
-    model: Any
-    schedule: Schedule
-    transfer: Transfer
     channels_last = False
     _validation: tuple[Tensor, Tensor] | None
-
-    def _validation_samples(self, task: int) -> tuple[Tensor, Tensor] | None:
-        if not (self.schedule.judges or self.transfer.wanted):
-            return None
-        samples = self.find_validation(task, self.count_classes())
-        if samples is None and self.schedule.judges:
-            raise no_validation(task)
-        return samples
 
     def _validation_score(self, task: int) -> float:
         assert self._validation is not None  # or the task would not have begun
@@ -43,11 +28,7 @@ class Judging(Loading):
     def _mean_score(self, x: Tensor, y: Tensor, task: int, judge: str) -> float:
         """Mean of what ``judge`` says over x [n, ...], y [n], with the committed bits."""
         with evaluating(self.model):
-            parts = [
-                summed_score(self._logits(part.to(self.device), task), target.to(self.device), judge)
-                for part, target in zip(x.split(self.eval_mb_size), y.split(self.eval_mb_size), strict=True)
-            ]
-        return float(torch.stack(parts).sum()) / len(y)
+            return float(self._summed_score(x, y, task, judge)) / len(y)
 
     def _logits(self, x: Tensor, task: int) -> Tensor:
         if self.channels_last and x.dim() == 4:

@@ -4,9 +4,10 @@ Shapes as in ``samples.py``.
 """
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from avalanche.training.templates import SupervisedTemplate
 from torch import Tensor
 
 from ..errors import InputError
@@ -41,22 +42,10 @@ def no_validation(task: int) -> InputError:
     )
 
 
-class Loading:
-    """Mix-in before an Avalanche strategy whose ``model`` has ``tasks``."""
+class Loading(SupervisedTemplate):
+    """An Avalanche strategy whose ``model`` has ``tasks``."""
 
-    if TYPE_CHECKING:
-        model: Any
-        device: torch.device
-        experience: Any
-        adapted_dataset: Any
-        mb_x: Tensor
-        dataloader: Any
-        train_mb_size: int
-        eval_mb_size: int
-        _eval_streams: list[list[Any]] | None
-
-        def _logits(self, x: Tensor, task: int) -> Tensor: ...
-
+    dataloader: Any
     cache: bool | str = True
     cache_bytes = 2**31
     precision = "float32"
@@ -90,6 +79,16 @@ class Loading:
             self.dataloader = self._kept(num_workers, **batches)
         else:
             self.dataloader = self._stream(num_workers, None, kwargs, **batches)
+
+    def training_epoch(self, **kwargs: Any) -> None:
+        """Avalanche's; a reading worker that dies is named."""
+        with explaining_dead_workers():
+            super().training_epoch(**kwargs)
+
+    def eval_epoch(self, **kwargs: Any) -> None:
+        """Avalanche's; a reading worker that dies is named."""
+        with explaining_dead_workers():
+            super().eval_epoch(**kwargs)
 
     def _keeps(self, *, fixed: bool) -> bool:
         """Whether all samples are read now: without reading items, or, with ``fixed``, where that is safe."""

@@ -289,6 +289,12 @@ def count_classes(experience: Any, dataset: Any) -> int:
     return max((class_number(label) for label in known), default=-1) + 1
 
 
+def task_labels(dataset: Any) -> list[int]:
+    """The tasks that samples of ``dataset`` are of; none where it does not say so."""
+    labels = getattr(dataset, "targets_task_labels", None)
+    return [] if labels is None else list(labels.uniques)
+
+
 def with_unknown_classes(logits: Tensor, classes: int) -> Tensor:
     """``logits`` [batch, C] with columns up to ``classes``, 1000 below the sample's lowest: as good as never
     chosen, and the loss stays finite."""

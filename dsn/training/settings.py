@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from torch.optim import Optimizer
+
 from ..errors import InputError
 from ..transfer import ACCEPTANCE, MECHANISMS
 from .loading import refuse_below
-from .schedule import JUDGES, RATES, Plateau
+from .schedule import JUDGES, RATES, Plateau, Scheduler
 
 ANNEALING = ("epoch", "task")
 CACHES = (True, False, "always")
@@ -53,6 +55,21 @@ class Selection:
     def __post_init__(self) -> None:
         refuse_unknown("annealing", self.annealing, ANNEALING)
         refuse_below(0, {"growth": self.growth})
+
+    @property
+    def of_task(self) -> dict[str, Any]:
+        """Arguments of ``MaskedModel.add_task``."""
+        return {name: getattr(self, name) for name in ("budget", "planned_tasks", "logit_mean", "logit_std")}
+
+    def progress(self, iteration: int, iterations: int, epoch: int, epochs: int) -> float:
+        """How far annealing is, 0 to 1: within an epoch of ``iterations``, or within all ``epochs``.
+
+        An epoch of a single batch has no room for it: then it goes over all epochs too.
+        """
+        if self.annealing == "task" or iterations == 1:
+            iteration += iterations * max(epoch, 0)
+            iterations *= max(epochs, 1)
+        return min(iteration / max(iterations - 1, 1), 1.0)
 
 
 @dataclass(frozen=True)
@@ -100,6 +117,10 @@ class Schedule:
     def judges(self) -> bool:
         """Whether epochs are judged, which needs validation data."""
         return self.patience is not None or self.restore_best or self.rate == "plateau"
+
+    def scheduler(self, optimizer: Optimizer, epochs: int) -> Scheduler:
+        """Of the learning rate over all ``epochs`` of a task."""
+        return Scheduler(self.rate, optimizer, epochs, self.judge, self.plateau)
 
 
 @dataclass(frozen=True)

@@ -5,38 +5,33 @@ One task goes: add_task -> epochs with soft gates -> commit -> (consolidation) -
 """
 
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from avalanche.training.plugins import EvaluationPlugin
 from avalanche.training.plugins.evaluation import default_evaluator
-from avalanche.training.templates import SupervisedTemplate
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ..errors import InputError
-from ..evaluation.experiences import name_of, task_label
+from ..evaluation.experiences import task_label
 from ..masking import MaskedModel, ProtectedWeights, grow, sparsity
 from ..masking.initial import start_task
 from ..transfer import ForwardOutcome, TransferOutcome
-from .beginning import Beginning
-from .groups import ParameterGroups, Undecayed
+from .groups import Undecayed
 from .hooks import IterationHooks
 from .judging import Judging
-from .loader import Batches, explaining_dead_workers
-from .loading import refuse_below
-from .phases import Phases
-from .refusals import refuse_compiling, refuse_gates
-from .resumable import Resumable
-from .samples import read_samples
-from .schedule import Scheduler
+from .loader import Batches
+from .losses import Losses
+from .refusals import refuse_other_tasks, refuse_settings
+from .samples import read_samples, task_labels
 from .settings import Compute, Schedule, Selection, Transfer
-from .state import END, Resumed
+from .state import END, Resumable, copied
 from .task_end import end_task
 
 
-class DSN(IterationHooks, Judging, Phases, Resumable, SupervisedTemplate):
+class DSN(Resumable, Judging, IterationHooks):
     """Data-free subnetworks (Gao et al., NeurIPS 2023) for task-incremental streams.
 
     Args:
@@ -68,10 +63,6 @@ class DSN(IterationHooks, Judging, Phases, Resumable, SupervisedTemplate):
             epoch and iteration).
     """
 
-    model: MaskedModel
-    dataloader: Any
-    _stop_training: bool
-
     def __init__(
         self,
         *,
@@ -91,80 +82,45 @@ class DSN(IterationHooks, Judging, Phases, Resumable, SupervisedTemplate):
         evaluator: EvaluationPlugin | Any = default_evaluator,
         **avalanche: Any,
     ) -> None:
-        if not isinstance(model, MaskedModel):
-            raise InputError(f"model is a {type(model).__name__}: wrap it with mask_neurons(...) first")
-        refuse_compiling(compute, device)
-        if train_epochs + schedule.warmup_epochs < 1:
-            raise InputError("train_epochs and warmup_epochs are both 0: a task would learn nothing")
-        refuse_below(1, {"train_mb_size": train_mb_size, "eval_mb_size": eval_mb_size})
-        refuse_below(0, {"train_epochs": train_epochs})
-        if model.edges is not None:
-            refuse_gates(selection, transfer)
+        refuse_settings(model, train_epochs, selection, schedule, transfer, compute, device)
         super().__init__(
             model=model,
             optimizer=optimizer,
-            criterion=nn.CrossEntropyLoss() if criterion is None else criterion,
-            train_mb_size=train_mb_size,
+            criterion=criterion,
             train_epochs=train_epochs,
+            train_mb_size=train_mb_size,
             eval_mb_size=eval_mb_size,
+            schedule=schedule,
             device=device,
             evaluator=evaluator,
             **avalanche,
         )
-        self.selection, self.schedule, self.transfer, self.compute = selection, schedule, transfer, compute
+        self.selection, self.transfer, self.compute = selection, transfer, compute
         self.replay = {"images": 200, **(replay or {})}
         self.seed = seed
-        self._losses: list[Tensor] = []
         self.transfers: list[TransferOutcome] = []
         self.forward_transfers: list[ForwardOutcome] = []
         self.cache, self.cache_bytes = compute.cache, compute.cache_bytes
         self.precision, self.channels_last = compute.precision, compute.channels_last
         if compute.compile:
             model.compile_training()
-        self.groups = ParameterGroups(optimizer, model)
-        self._begun: Beginning | None = None
-        self.phase: int | None = None
-        """of the task being learnt, see ``state.END``; None between tasks"""
-        self.resumed: Resumed | None = None
-        self.at_rest: Callable[[str], None] | None = None
-        """called wherever the state can be taken: after each "iteration", and before the "end" of a task"""
 
     # ---- one task --------------------------------------------------------------------------------------
-
-    def train(self, experiences: Any, eval_streams: Any = None, **kwargs: Any) -> Any:
-        """Avalanche's; what an interrupted call before has left half-learnt is dropped first."""
-        if self._begun is not None:
-            begun, self._begun = self._begun, None
-            begun.restore(self)
-        try:
-            return super().train(experiences, eval_streams, **kwargs)
-        except BaseException:
-            self.is_training, self._eval_streams = False, None
-            raise
 
     def check_model_and_optimizer(self, **_kwargs: Any) -> None:
         """Begin the experience's task: neurons, head, norm state, protected weights, optimizer."""
         if self.resumed is not None:
             self._to_device()
             self.protected = self.resumed.begin_task(self, task_label(self.experience))
-            self._begun = Beginning(self, self.resumed.task, self.resumed.state)
+            self._begun = self.resumed
             self.make_optimizer()
             return
-        task = self._task_to_learn()
-        selection = self.selection
+        task, selection = self._task_to_learn(), self.selection
+        refuse_other_tasks(task, task_labels(self.adapted_dataset))
         if selection.growth:
             grow(self.model, by=selection.growth)
-        self._begun = Beginning(self, task)
-        if self.schedule.rate != "constant":
-            self.groups.put_options(self.groups.options)
-        self.model.add_task(
-            self.count_classes(),
-            task,
-            budget=selection.budget,
-            planned_tasks=selection.planned_tasks,
-            logit_mean=selection.logit_mean,
-            logit_std=selection.logit_std,
-        )
+        self._begin(task, copied(self.model.state_dict()))
+        self.model.add_task(self.count_classes(), task, **selection.of_task)
         self._to_device()
         self.protected = ProtectedWeights(self.model)
         start_task(self.model, self.protected, **selection.initial)
@@ -174,6 +130,13 @@ class DSN(IterationHooks, Judging, Phases, Resumable, SupervisedTemplate):
         self.model.to(self.device)
         if self.channels_last:
             self.model.to(memory_format=torch.channels_last)
+
+    def go_back(self, _task: int, kept: Any) -> None:
+        """Make the network what it was before a task that is half learnt."""
+        self.model.load_state_dict(kept)
+        self.model.dense = False
+        self.model.select(None)
+        self.phase, self.resumed = None, None
 
     def make_optimizer(self, **_kwargs: Any) -> None:
         """Empty the optimizer and fill it with what the task being learnt trains."""
@@ -187,8 +150,8 @@ class DSN(IterationHooks, Judging, Phases, Resumable, SupervisedTemplate):
 
     def _train_exp(self, experience: Any, eval_streams: Any = None, **kwargs: Any) -> None:
         task = self.model.tasks[-1]
-        self._validation = self._validation_samples(task)
-        self._scheduler = self._make_scheduler()
+        self._validation = self._validation_samples(task, self.transfer.wanted)
+        self._scheduler = self.schedule.scheduler(self.optimizer, sum(self._phases()))
         first = 0
         if self.resumed is not None:
             first = self.resumed.phase
@@ -198,7 +161,7 @@ class DSN(IterationHooks, Judging, Phases, Resumable, SupervisedTemplate):
             go_on = None if self.resumed is None else self.resumed.epoch
             epochs = self._phases()[self.phase]
             self._train_phase(task, epochs, self._scheduler, go_on=go_on, **kwargs)
-        self.phase, self.resumed, self._losses = END, None, []
+        self.phase, self.resumed, self._losses = END, None, Losses()
         self.model.freeze(task)
         if self.transfer.wanted:
             if self.at_rest is not None:
@@ -226,10 +189,7 @@ class DSN(IterationHooks, Judging, Phases, Resumable, SupervisedTemplate):
             task,
             *read_samples(self.adapted_dataset),
             self._validation,
-            tasks=self.transfer.tasks,
-            forward=self.transfer.forward,
-            mechanism=self.transfer.mechanism,
-            acceptance=self.transfer.acceptance,
+            self.transfer,
             replay=self.replay,
             seed=self.seed,
         )
@@ -240,27 +200,9 @@ class DSN(IterationHooks, Judging, Phases, Resumable, SupervisedTemplate):
     def _restorable(self) -> MaskedModel:
         return self.model
 
-    def _begin_losses(self) -> None:
-        self._losses = []
-        if self.resumed is not None:
-            self.resumed.begin_epoch(self)
-            self.resumed = None
-
     def _phases(self) -> tuple[int, int, int]:
         """Epochs of warm-up, of soft gates, of consolidation."""
         return self.schedule.warmup_epochs, self.train_epochs, self.schedule.consolidation_epochs
-
-    def _make_scheduler(self) -> Scheduler:
-        chosen = self.schedule
-        return Scheduler(chosen.rate, self.optimizer, sum(self._phases()), chosen.judge, chosen.plateau)
-
-    def training_epoch(self, **kwargs: Any) -> None:
-        with explaining_dead_workers():
-            super().training_epoch(**kwargs)
-
-    def eval_epoch(self, **kwargs: Any) -> None:
-        with explaining_dead_workers():
-            super().eval_epoch(**kwargs)
 
     # ---- one batch -------------------------------------------------------------------------------------
 
@@ -271,29 +213,22 @@ class DSN(IterationHooks, Judging, Phases, Resumable, SupervisedTemplate):
             return self.evaluated_logits(task_label(self.experience))
         task = self.model.tasks[-1]
         if not isinstance(self.dataloader, Batches):
-            self._refuse_other_tasks(task, self.mb_task_id.unique().tolist())
-        self.model.anneal(self._progress(), self.selection.s_max)
+            refuse_other_tasks(task, self.mb_task_id.unique().tolist())
+        self.model.anneal(self._annealing(), self.selection.s_max)
         return self._logits(self.mb_x, task)
 
-    def _progress(self) -> float:
-        """How far annealing is, 0 to 1: within the epoch, or within all epochs with soft gates.
-
-        An epoch of a single batch has no room for it: then it goes over all epochs too.
-        """
-        done, length = self.clock.train_epoch_iterations, len(self.dataloader)
-        if self.selection.annealing == "task" or length == 1:
-            done += length * max(self.clock.train_exp_epochs - self.schedule.warmup_epochs, 0)
-            length *= max(self.train_epochs, 1)
-        return min(done / max(length - 1, 1), 1.0)
+    def _annealing(self) -> float:
+        """How far it is, 0 to 1."""
+        epoch = self.clock.train_exp_epochs - self.schedule.warmup_epochs
+        iteration, iterations = self.clock.train_epoch_iterations, len(self.dataloader)
+        return self.selection.progress(iteration, iterations, epoch, self.train_epochs)
 
     def criterion(self) -> Tensor:
         """Cross-entropy, and while training the price of free neurons: L + eta * sparsity."""
         loss = super().criterion()
         if not self.is_training:
             return loss
-        loss = torch.add(loss, sparsity(self.model, self.model.tasks[-1]), alpha=self.selection.sparsity)
-        self._losses.append(loss.detach())
-        return loss
+        return torch.add(loss, sparsity(self.model, self.model.tasks[-1]), alpha=self.selection.sparsity)
 
     def optimizer_step(self) -> None:
         """A step that leaves protected weights and the range of the gate logits as they are."""
@@ -302,46 +237,9 @@ class DSN(IterationHooks, Judging, Phases, Resumable, SupervisedTemplate):
         self.model.clamp_logits()
         self._mean.update()
 
-    def _after_training_iteration(self, **kwargs: Any) -> None:
-        super()._after_training_iteration(**kwargs)
-        if self.at_rest is not None:
-            self.at_rest("iteration")
-
     def _refuse_bad_loss(self) -> None:
-        bad = (~torch.isfinite(torch.stack(self._losses or [torch.zeros(())]))).nonzero()
-        if not len(bad):
-            return
-        iteration = int(bad[0])
-        for _, layer in self.model.layer_modules():
-            for parameter in layer.parameters():  # 0 * nan is nan: earlier tasks must not feel it
-                parameter.data.nan_to_num_(0.0, 0.0, 0.0)
-        raise InputError(
-            f"task {self.model.tasks[-1]}, epoch {self.clock.train_exp_epochs}, iteration {iteration}: "
-            "the loss is not finite; lower the learning rate, or look for such values in the data"
-        )
-
-    # ---- data ------------------------------------------------------------------------------------------
-
-    def _task_to_learn(self) -> int:
-        task = task_label(self.experience)
-        if task in self.model.tasks:
-            raise InputError(
-                f"{name_of(self.experience)} has task label {task}, which was learnt before and never "
-                "changes: does the stream carry task labels? (return_task_id=True in Avalanche's classic "
-                "streams, task_labels=True in nc_benchmark)"
-            )
-        labels = getattr(self.adapted_dataset, "targets_task_labels", None)
-        self._refuse_other_tasks(task, [] if labels is None else labels.uniques)
-        return task
-
-    def _refuse_other_tasks(self, task: int, labels: Iterable[int]) -> None:
-        others = sorted(set(labels) - {task})
-        if others:
-            raise InputError(
-                f"the training data of task {task} hold samples of tasks {others}: remove the plugin that "
-                "adds them (replay); earlier subnetworks are fixed and cannot learn from them"
-            )
-
-    def model_adaptation(self, model: nn.Module | None = None) -> nn.Module:
-        """The model as it is: tasks are added in training alone, so evaluating has no side effects."""
-        return (self.model if model is None else model).to(self.device)
+        try:
+            super()._refuse_bad_loss()
+        except InputError:
+            self.model.clear_divergence()  # 0 * nan is nan: earlier tasks must not feel it
+            raise

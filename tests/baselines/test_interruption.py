@@ -39,8 +39,8 @@ def test_that_task_or_another_is_learnt(name: str, following: int) -> None:
     before = shared(strategy)
     with pytest.raises(KeyboardInterrupt):
         strategy.train(made.train_stream[1], eval_streams=[])
-    strategy.drop_unfinished(*strategy._before)
-    strategy._before = None
+    strategy._begun.restore(strategy)
+    strategy._begun = None
     after = shared(strategy)
     assert after.keys() == before.keys()
     assert all(torch.equal(value, after[key]) for key, value in before.items())

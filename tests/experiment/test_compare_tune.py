@@ -97,6 +97,24 @@ def test_a_search_that_was_stopped_goes_on_as_if_it_had_not_been(inline, tiny, t
     assert "trials, they are made again" in text and "independent trial 1/1" in inline.done
 
 
+def test_with_tune_only_settings_are_chosen_and_nothing_is_run(inline, tiny, tmp_path):
+    plan = make_plan([tiny], "wsn", "0,1", [], tune=2, tune_only=True)
+    text = io.StringIO()
+    found = compare(plan, tmp_path / "out", console=Console(file=text, width=200))
+    assert inline.done == ["wsn trial 1/2", "wsn trial 2/2"]
+    assert [run.status for run in found.streams[0].runs] == ["missing", "missing"]
+    assert not (tmp_path / "out/tiny/runs").exists()
+    (tuning,) = found.streams[0].tuning
+    config = load(tmp_path / "out/tiny/tuned.yaml", ["strategy=wsn"])
+    assert {key: value_at(config, key) for key in tuning.chosen} == tuning.chosen
+    assert "tiny, wsn, of 2 trials: " in text.getvalue() and "ACC" not in text.getvalue()
+    inline.done.clear()
+    whole, _ = tuned(tiny, tmp_path / "out", trials=2, strategies="wsn")  # goes on from there
+    assert inline.done == ["tiny: wsn seed 0"] and choices(whole) == choices(found)
+    with pytest.raises(InputError, match="--tune-only: needs --tune"):
+        make_plan([tiny], "wsn", "0", [], tune_only=True)
+
+
 def test_trials_see_no_test_data_and_the_first_tasks_only(tiny, monkeypatch):
     config = load(tiny)
     expected = compare_job.trial(config, 2)

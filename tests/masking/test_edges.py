@@ -12,7 +12,8 @@ from torch.nn import functional as F
 from dsn import InputError, ProtectedWeights, grow, mask_neurons
 from dsn.baselines.memory import masked_model_memory
 from dsn.masking.bits import pack_bits
-from dsn.masking.edges import EDGES, weights_of
+from dsn.masking.computes import weights_of
+from dsn.masking.edges import EDGES
 from dsn.masking.records import Lateral
 from dsn.masking.state.fingerprint import Fingerprints
 from dsn.masking.state.fit import refuse_unfit

@@ -25,10 +25,15 @@ def dropping() -> nn.Sequential:
 
 
 def batches(net: nn.Module, sizes: list[int], samples: int) -> torch.Tensor:
-    """What ``measure_norms`` is given, on one tensor."""
+    """The samples [n, 6] that its norm was measured on, in batches of these sizes."""
     x = torch.randn(sum(sizes), 6)
-    measure_norms(net, net.buffers(), x.split(sizes), samples, net)
+    measure(net, net.buffers(), x.split(sizes), samples, net)
     return x
+
+
+def measure(net: nn.Module, buffers, parts, samples: int, run: nn.Module) -> None:
+    """``measure_norms`` for a single task."""
+    measure_norms(net, {0: buffers}, ((x, torch.zeros(len(x))) for x in parts), samples, lambda x, _: run(x))
 
 
 def test_statistics_are_those_of_the_samples_without_dropout() -> None:
@@ -44,8 +49,28 @@ def test_statistics_are_those_of_the_samples_without_dropout() -> None:
 def test_no_more_samples_are_read_than_asked_for() -> None:
     net = dropping()
     read = []
-    measure_norms(net, net.buffers(), (read.append(i) or torch.randn(10, 6) for i in range(9)), 25, net)
+    measure(net, net.buffers(), (read.append(i) or torch.randn(10, 6) for i in range(9)), 25, net)
     assert read == [0, 1, 2]
+
+
+def test_tasks_are_measured_in_one_pass_each_on_its_own_samples() -> None:
+    nets = nn.ModuleList([dropping(), dropping()])
+    x, tasks = torch.randn(60, 6), torch.arange(60) % 3 % 2  # 40 of task 0, 20 of task 1
+    read = []
+
+    def batches():
+        for part in zip(x.split(12), tasks.split(12), strict=True):
+            read.append(len(part))
+            yield part
+
+    measure_norms(nets, {t: nets[t].buffers() for t in (0, 1)}, batches(), 16, lambda x, t: nets[t](x))
+    assert len(read) == 4  # of 4 samples of task 1 each
+    for task, count in ((0, 16), (1, 16)):
+        alone = dropping()
+        own = [part[of == task] for part, of in zip(x.split(12), tasks.split(12), strict=True)]
+        measure(alone, alone.buffers(), own, count, alone)
+        for one, other in zip(alone.buffers(), nets[task].buffers(), strict=True):
+            assert torch.equal(one, other)
 
 
 @pytest.mark.parametrize("sizes", [[], [1], [1, 1]])
@@ -62,7 +87,7 @@ def test_modes_momentum_random_state_and_other_norms_stay() -> None:
     modes = [module.training for module in net.modules()]
     random = torch.get_rng_state()
     mine = net[0][4].running_mean, net[0][4].running_var
-    measure_norms(net, mine, (torch.randn(8, 6) for _ in range(3)), MANY, net[0])
+    measure(net, mine, (torch.randn(8, 6) for _ in range(3)), MANY, net[0])
     assert torch.equal(random, torch.get_rng_state())
     assert [module.training for module in net.modules()] == modes
     assert net[0][4].momentum == 0.1
@@ -128,7 +153,7 @@ def test_it_mends_what_dropout_before_a_norm_spoils() -> None:
         net.train()(x)
     with torch.no_grad():
         before = net.eval()(x)
-        measure_norms(net, net.buffers(), [x], MANY, net)
+        measure(net, net.buffers(), [x], MANY, net)
         after = net.eval()(x)
         target = net[:8](x).var(0).mean()
     assert float(net[8].running_var.mean()) == pytest.approx(float(target), rel=0.05)

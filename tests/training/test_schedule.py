@@ -124,8 +124,7 @@ def test_every_strategy_ends_a_task_at_the_smallest_rate(name, judge, monkeypatc
     benchmark = streams.build(config.stream, 0)
     shape = benchmark.train_stream[0].dataset[0][0].shape
     strategy = build_strategy(config, shape, torch.device("cpu"), EvaluationPlugin(), tasks=2)
-    monkeypatch.setattr("dsn.training.judging.summed_score", constant)
-    monkeypatch.setattr("dsn.baselines.strategy.summed_score", constant)
+    monkeypatch.setattr("dsn.training.phases.summed_score", constant)
     epochs = []
     strategy.plugins.append(SimpleNamespace(after_training_epoch=lambda *_a, **_k: epochs.append(1)))
     experience = benchmark.train_stream[:2] if name == "joint" else benchmark.train_stream[0]

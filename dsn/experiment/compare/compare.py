@@ -22,7 +22,7 @@ from .job import Job, Outcome
 from .plan import Plan
 from .progress import CompareProgress
 from .summary import failures
-from .table import show_comparison
+from .table import chosen_values, show_comparison
 from .worker import Workers
 
 LOCK = ".lock"
@@ -33,7 +33,7 @@ def compare(plan: Plan, out: Path, *, jobs: int = 1, console: Console | None = N
 
     A run that fails does not stop the others; it is ``failed`` in what is returned. ``comparison.json`` is
     rewritten after each run. Where the processors are shared by several runs each has its part as threads,
-    unless ``config.threads`` says otherwise.
+    unless ``config.threads`` says otherwise. With ``plan.tune_only`` no run is made.
 
     Raises:
         InputError: ``out`` holds something else, another comparison is writing there, or the disk refuses.
@@ -48,7 +48,8 @@ def compare(plan: Plan, out: Path, *, jobs: int = 1, console: Console | None = N
                 if plan.tune is not None:
                     tune(board, workers, plan.tune, console)
                 board.write()
-                run_missing(board, workers, console)
+                if not plan.tune_only:
+                    run_missing(board, workers, console)
             comparison = board.write()
         except BaseException as error:
             with suppress(OSError):
@@ -59,8 +60,9 @@ def compare(plan: Plan, out: Path, *, jobs: int = 1, console: Console | None = N
                 raise InputError(f"{told(error, out)}; {there}; {mended}") from error
             say(console, f"stopped; {there}, the same command goes on from here")
             raise
-    show_comparison(console, comparison)
-    for line in failures(comparison, out):
+    if not plan.tune_only:
+        show_comparison(console, comparison)
+    for line in chosen_values(comparison) if plan.tune_only else failures(comparison, out):
         say(console, line)
     say(console, f"written to {out}")
     return comparison

@@ -39,6 +39,7 @@ class Plan:
     """A comparison. ``tune``: trials a strategy, None for none; ``command``: as it can be typed again.
 
     tune_seeds: every trial is made with each of them
+    tune_only: no run is made with what was chosen
     """
 
     streams: list[PlannedStream]
@@ -49,6 +50,7 @@ class Plan:
     tune: int | None = None
     tune_tasks: int = TUNE_TASKS
     tune_seeds: Sequence[int] = ()
+    tune_only: bool = False
     command: str = ""
 
     def runs(self) -> Iterator[tuple[PlannedStream, Config]]:
@@ -74,6 +76,7 @@ def make_plan(
     tune: int | None = None,
     tune_tasks: int = TUNE_TASKS,
     tune_seeds: str | None = None,
+    tune_only: bool = False,
     command: str = "",
 ) -> Plan:
     """The plan of a command line. Raises InputError, a line for each thing that is wrong."""
@@ -100,7 +103,7 @@ def make_plan(
         streams.append(PlannedStream(path.stem, path, configs))
     if wrong:
         raise InputError("\n".join(wrong))
-    plan = Plan(streams, names, numbers, chosen, overrides, tune, tune_tasks, trials, command)
+    plan = Plan(streams, names, numbers, chosen, overrides, tune, tune_tasks, trials, tune_only, command)
     _refuse_impossible_tuning(plan)
     return plan
 
@@ -140,6 +143,8 @@ def _load(path: Path, overrides: list[str], strategy: str, strategies: list[str]
 
 def _refuse_impossible_tuning(plan: Plan) -> None:
     if plan.tune is None:
+        if plan.tune_only:
+            raise InputError("--tune-only: needs --tune N, the number of trials a strategy")
         return
     if plan.tune < 1 or plan.tune_tasks < 1:
         raise InputError("--tune and --tune-tasks: must be 1 or more")

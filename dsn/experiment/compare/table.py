@@ -119,6 +119,12 @@ def notes(comparison: Comparison) -> list[str]:
         )
     if any(d.p is None and d.low is not None for s in comparison.streams for d in s.differences):
         said.append("p is - where all differences are equal: without spread there is no t statistic")
+    return said + chosen_values(comparison)
+
+
+def chosen_values(comparison: Comparison) -> list[str]:
+    """What the trials of each strategy chose; nothing of those that all failed."""
+    said = []
     for stream in comparison.streams:
         for tuning in stream.tuning:
             if tuning.chosen is not None:

@@ -1,23 +1,20 @@
 """What each setting of replay and transfer is worth: variants of one config, on the same learnt networks."""
 
-import json
 import time
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
 from dsn.errors import InputError
 from dsn.evaluation.metrics import bwt
 
-from ..base.console import make_console, say, show_table
-from ..base.folder import output_folder
-from ..config.experiment import Config, dump, load
-from ..config.faults import explained
+from ..base.console import make_console, say
+from ..config.experiment import Config, load
 from ..config.machine import environment, set_up
 from ..result.interval import Interval
 from ..result.result import Part
+from .frame import lab_folder, show_lab, table_of, write_lab
 from .transfer import known, learn_base, refuse_nothing_to_measure, whole_run
 
 AS_IT_IS = "the config as it is"
@@ -85,7 +82,7 @@ def ablation(
     started = time.perf_counter()
     scores: dict[str, list[float]] = {variant: [] for variant in variants}
     counts: dict[str, list[bool]] = {variant: [] for variant in variants}
-    with output_folder(out, f"{name}-ablation") as (folder, target), explained(config):
+    with lab_folder(out, f"{name}-ablation", config) as (folder, target):
         for seed in seeds:
             base = learn_base(config.model_copy(update={"seed": seed}), console)
             for variant, settings in variants.items():
@@ -112,15 +109,8 @@ def ablation(
             seconds=time.perf_counter() - started,
             environment=environment(set_up(config)),
         )
-        values = json.dumps(result.model_dump(mode="json"), indent=2, allow_nan=False)
-        (folder / "ablation.json").write_text(values + "\n", encoding="utf-8")
-        (folder / "ablation.md").write_text(markdown(result), encoding="utf-8")
-        (folder / "config.yaml").write_text(dump(config), encoding="utf-8")
-    table = Table(*HEAD)
-    for row in rows(result):
-        table.add_row(*row)
-    show_table(console, table)
-    say(console, f"written to {target}")
+        write_lab(result, config, folder, "ablation", table_of(command, HEAD, rows(result)))
+    show_lab(console, HEAD, rows(result), target)
     return result, target
 
 
@@ -132,10 +122,3 @@ def rows(result: AblationResult) -> list[tuple[str, ...]]:
     return [
         (v.name, *v.mean.shown(), *v.above.shown(), f"{v.accepted} of {v.tried}") for v in result.variants
     ]
-
-
-def markdown(result: AblationResult) -> str:
-    """The table with its command, to paste into a document."""
-    lines = ["```console", f"$ {result.command}", "```", "", f"| {' | '.join(HEAD)} |"]
-    lines.append("|---|---:|---:|---:|---:|---:|")
-    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows(result)), ""])

@@ -1,29 +1,26 @@
 """What any settings are worth: variants of one config, each a whole run a seed, paired by seed."""
 
-import json
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from rich.console import Console
-from rich.table import Table
 
 from benchmarks import streams
 from dsn.errors import InputError
 from dsn.evaluation.capacity import neurons
 from dsn.evaluation.metrics import acc
 
-from ..base.console import make_console, say, show_table
-from ..base.folder import output_folder
-from ..config.experiment import Config, dump, load
-from ..config.faults import explained
+from ..base.console import make_console, say
+from ..config.experiment import Config, load
 from ..config.machine import environment, set_up
 from ..result.interval import Interval
-from ..result.result import Part, write_whole
+from ..result.result import Part
 from ..run.learn import Session, learn
 from ..run.learnt import Learnt
 from .ablation import AS_IT_IS
+from .frame import lab_folder, show_lab, table_of, write_lab
 
 HEAD = ("variant", "ACC, %", "95% interval", "difference", "95% interval", "free neurons", "seconds a run")
 
@@ -87,7 +84,7 @@ def settings_ablation(
     """
     config, console = variants[AS_IT_IS], console or make_console()
     found: dict[str, list[Measured]] = {variant: [] for variant in variants}
-    with output_folder(out, f"{name}-settings") as (folder, target), explained(config):
+    with lab_folder(out, f"{name}-settings", config) as (folder, target):
         for seed in seeds:
             benchmark = streams.build(config.stream, seed)
             for variant, settings in variants.items():
@@ -104,15 +101,8 @@ def settings_ablation(
             variants=[_variant(variant, runs, found[AS_IT_IS]) for variant, runs in found.items()],
             environment=environment(set_up(config)),
         )
-        text = json.dumps(result.model_dump(mode="json"), indent=2, allow_nan=False)
-        write_whole(folder / "settings.json", text + "\n")
-        write_whole(folder / "settings.md", markdown(result))
-        write_whole(folder / "config.yaml", dump(config))
-    shown = Table(*HEAD)
-    for row in rows(result):
-        shown.add_row(*row)
-    show_table(console, shown)
-    say(console, f"written to {target}")
+        write_lab(result, config, folder, "settings", table_of(command, HEAD, rows(result)))
+    show_lab(console, HEAD, rows(result), target)
     return result, target
 
 
@@ -125,13 +115,6 @@ def rows(result: SettingsResult) -> list[tuple[str, ...]]:
         free = "" if variant.free is None else f"{variant.free:.0%}"
         lines.append((variant.name, mean, limits, *above, free, f"{variant.seconds:.1f}"))
     return lines
-
-
-def markdown(result: SettingsResult) -> str:
-    """The table with its command, to paste into a document."""
-    lines = ["```console", f"$ {result.command}", "```", "", f"| {' | '.join(HEAD)} |"]
-    lines.append("|---|" + "---:|" * (len(HEAD) - 1))
-    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows(result)), ""])
 
 
 def _variant(name: str, runs: list[Measured], reference: list[Measured]) -> SettingsVariant:

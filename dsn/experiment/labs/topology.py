@@ -1,7 +1,6 @@
 """The topology lab: what masks chosen before training are worth on one task, beside their nodes and paths."""
 
 import copy
-import json
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,12 +21,10 @@ from dsn.topology.start import apply_masks
 from dsn.training.loader import read_samples
 
 from ..base.console import make_console, say, show_table
-from ..base.folder import output_folder
-from ..config.experiment import Config, dump
-from ..config.faults import explained
+from ..config.experiment import Config
 from ..config.machine import environment, seed_everything, set_up
 from ..config.problems import nearest
-from ..result.result import write_whole
+from .frame import lab_folder, write_lab
 from .topology_picture import draw_topology
 from .topology_result import DENSE, HEAD, PrunedRun, TopologyResult, markdown, sentences, summarise, table
 from .topology_store import RunStore
@@ -76,7 +73,7 @@ def topology_lab(
         raise InputError(f"--task {task}: the stream has tasks 0 to {config.stream.tasks - 1}")
     console = console or make_console()
     started, runs = time.perf_counter(), []
-    with output_folder(out, f"{name}-topology") as (folder, target), explained(config):
+    with lab_folder(out, f"{name}-topology", config) as (folder, target):
         for seed in seeds:
             settings = config.model_copy(update={"seed": seed})
             what = {"config": settings.model_dump(mode="json", exclude={"device", "threads"}), "task": task}
@@ -99,18 +96,11 @@ def topology_lab(
             seconds=time.perf_counter() - started,
             environment=environment(set_up(config)),
         )
-        _write(result, config, folder)
+        write_lab(result, config, folder, "topology", markdown(result))
+        draw_topology(result, folder / "topology.png")
     _show(console, result)
     say(console, f"written to {target}")
     return result, target
-
-
-def _write(result: TopologyResult, config: Config, folder: Path) -> None:
-    text = json.dumps(result.model_dump(mode="json"), indent=2, allow_nan=False)
-    write_whole(folder / "topology.json", text + "\n")
-    write_whole(folder / "topology.md", markdown(result))
-    write_whole(folder / "config.yaml", dump(config))
-    draw_topology(result, folder / "topology.png")
 
 
 def parse_densities(text: str) -> list[float]:

@@ -4,7 +4,6 @@ Subnetworks never change, so a stream is learnt once a seed, and every transfer 
 """
 
 import copy
-import json
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -26,20 +25,20 @@ from dsn.masking import MaskedModel
 from dsn.masking.layers import evaluating
 from dsn.replay import Impressions, synthesise
 from dsn.training.loader import read_samples
+from dsn.training.settings import Transfer as Wanted
 from dsn.training.task_end import end_task
 from dsn.transfer import ForwardOutcome, Situation, TransferOutcome, most_similar
 from dsn.transfer.assessment import predict
 from dsn.transfer.lab import Features, Samples, accuracy, in_parts, measure
 
 from ..base.console import make_console, say, show_table
-from ..base.folder import output_folder
-from ..config.experiment import Config, dump
-from ..config.faults import explained
+from ..config.experiment import Config
 from ..config.machine import environment, seed_everything, set_up
 from ..config.network import build_model, replay_arguments
-from ..result.result import Transfer, matrix_as_lists
+from ..result.result import Transfer, matrix_as_lists, write_whole
 from ..run.build import build_dsn, can_transfer
 from ..run.learn import Session, make_progress, sample_shape, validation
+from .frame import lab_folder, write_lab
 from .transfer_picture import draw_lab
 from .transfer_result import LabResult, Pair, SeedRun, markdown, pairs_csv, rows, sentences, summarise
 
@@ -82,7 +81,7 @@ def lab(
     started = time.perf_counter()
     pairs: list[Pair] = []
     runs: list[SeedRun] = []
-    with output_folder(out, f"{name}-lab") as (folder, target), explained(config):
+    with lab_folder(out, f"{name}-lab", config) as (folder, target):
         for seed in seeds:
             found, whole = _one_seed(config.model_copy(update={"seed": seed}), console)
             pairs += found
@@ -95,20 +94,12 @@ def lab(
             seconds=time.perf_counter() - started,
             environment=environment(set_up(config)),
         )
-        write_lab(result, config, folder)
+        write_lab(result, config, folder, "lab", markdown(result))
+        write_whole(folder / "lab.csv", pairs_csv(result))
+        draw_lab(result, folder / "lab.png")
     show_lab(console, result)
     say(console, f"written to {target}")
     return result, target
-
-
-def write_lab(result: LabResult, config: Config, folder: Path) -> None:
-    """Every file of a lab, into ``folder``."""
-    values = json.dumps(result.model_dump(mode="json"), indent=2, allow_nan=False)
-    (folder / "lab.json").write_text(values + "\n", encoding="utf-8")
-    (folder / "lab.csv").write_text(pairs_csv(result), encoding="utf-8")
-    (folder / "lab.md").write_text(markdown(result), encoding="utf-8")
-    (folder / "config.yaml").write_text(dump(config), encoding="utf-8")
-    draw_lab(result, folder / "lab.png")
 
 
 def refuse_nothing_to_measure(config: Config, seeds: list[int]) -> None:
@@ -241,10 +232,7 @@ def _end_task(
         task,
         *base.train[task],
         base.valid[task],
-        tasks=config.transfer.tasks,
-        forward=config.transfer.forward,
-        mechanism=mechanism,
-        acceptance=config.transfer.acceptance,
+        Wanted(**{**config.transfer.model_dump(), "mechanism": mechanism}),
         replay=replay_arguments(config, base.pixel_range),
         seed=config.seed,
     )

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from dsn.masking import MaskedModel
-from dsn.masking.edges import weights_of
+from dsn.masking.computes import weights_of
 from dsn.masking.records import Lateral
 
 

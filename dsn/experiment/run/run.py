@@ -77,7 +77,7 @@ def run(
                 saved = checkpoints.load() if resume else None
                 if resume and saved is None:
                     say(console, "nothing to resume, the run begins")
-                begun = begin(config, device, checkpoints, saved, console=console, verbose=verbose)
+                begun = begin(config, device, checkpoints, saved, console, verbose)
                 result = finish(begun, unfinished)
             drop(folder)
         except (KeyboardInterrupt, SystemExit) as error:
@@ -124,15 +124,20 @@ class Unfinished:
 
 
 def begin(
-    config: Config, device: torch.device, checkpoints: Checkpoints, saved: Tree, **shown: Any
+    config: Config,
+    device: torch.device,
+    checkpoints: Checkpoints,
+    saved: Tree,
+    console: Console,
+    verbose: bool,
 ) -> Unfinished:
-    """The run of ``config``, from ``saved`` on, None for the start; ``shown``: console and verbose."""
+    """The run of ``config``, from ``saved`` on, None for the start."""
     state = {"seconds": 0.0, "learnt": None, "course": None, "references": None} | (saved or {})
     logs = checkpoints.folder / TENSORBOARD if config.tensorboard else None  # they outlive an interruption
     with explained(config):
         benchmark = streams.build(config.stream, config.seed)
-    session = Session(config, benchmark, device, tensorboard=logs, **shown)
-    say(session.console, f"{config.stream.name}, {config.strategy} on {device}")
+    session = Session(config, benchmark, device, console, verbose, logs)
+    say(console, f"{config.stream.name}, {config.strategy} on {device}")
     watch = Stopwatch(state["seconds"] if isinstance(state["seconds"], float) else 0.0)
     return Unfinished(session, checkpoints, state, watch, resumed=saved is not None)
 

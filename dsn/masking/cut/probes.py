@@ -15,17 +15,15 @@ import copy
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ..computes import Computes
 from ..kinds import layer_kind
 from ..layers import evaluating
 from ..norms import TaskNorm
-
-if TYPE_CHECKING:
-    from ..model import MaskedModel
 
 FEATURES, INPUT = "features", "input"
 # sizes of the values sent, each with both signs: some of them pass any activation that is not flat everywhere
@@ -71,7 +69,7 @@ class _Probe(nn.Module):
 class Skeleton:
     """The code between the layers of ``model.backbone``, as it runs for ``task``."""
 
-    def __init__(self, model: MaskedModel, task: int) -> None:
+    def __init__(self, model: Computes, task: int) -> None:
         self.shapes = output_shapes(model, task)
         self.probes: dict[str, _Probe] = {}
         stand_ins = lone_norms(model, task)
@@ -125,13 +123,13 @@ class Skeleton:
         return [names for names, _ in groups]
 
 
-def lone_norms(model: MaskedModel, task: int) -> dict[int, Any]:
+def lone_norms(model: Computes, task: int) -> dict[int, Any]:
     """Copies of the norms that follow no masked layer, as ``task`` uses them, by id: a memo for deepcopy."""
     placed = {model.mask_module(path) for path in model.gates_by_path}
     return {id(norm): copy.deepcopy(norm.of(task)) for norm in model.norms() if norm not in placed}
 
 
-def output_shapes(model: MaskedModel, task: int) -> dict[str, list[torch.Size]]:
+def output_shapes(model: Computes, task: int) -> dict[str, list[torch.Size]]:
     """What each masked layer gives for one sample as ``task`` computes it: a shape for each call."""
     shapes: dict[str, list[torch.Size]] = {path: [] for path in model.gates_by_path}
 

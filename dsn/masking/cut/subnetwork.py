@@ -14,12 +14,12 @@ from __future__ import annotations
 import copy
 from collections import OrderedDict
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from ..edges import weights_of
+from ..computes import Computes, weights_of
 from ..kinds import Maskable, is_exactly, layer_kind, norm_kind
 from ..norms import TaskNorm
 from ..records import Lateral
@@ -27,16 +27,12 @@ from .cuts import Cut, plan
 from .pieces import Pools, Select, Sum, chain, kept_norm, sliced
 from .probes import FEATURES, Skeleton, lone_norms
 
-if TYPE_CHECKING:
-    from ..model import MaskedModel
-
-
 Head = tuple[Tensor, Tensor]
 """weight [rows, d] and bias [rows] on the features of a task, in double precision"""
 
 
 @torch.no_grad()
-def subnetwork(model: MaskedModel, task: int) -> nn.Module:
+def subnetwork(model: Computes, task: int) -> nn.Module:
     """A module x [batch, ...] -> logits [batch, classes] that computes ``task`` alone, in evaluation mode.
 
     It shares nothing with ``model``. Batch norms are folded into their layers; group and layer norms are kept
@@ -75,7 +71,7 @@ def _channels_last(net: nn.Module, x: Tensor) -> nn.Module:
     return net
 
 
-def _heads(model: MaskedModel, task: int) -> tuple[dict[int, Head], Pools | None]:
+def _heads(model: Computes, task: int) -> tuple[dict[int, Head], Pools | None]:
     """By the task whose features are read: a head on them. The sum of all gives the logits [classes].
 
     Where opinions are pooled, the sum gives all that :class:`Pools` is to be given, side by side.
@@ -121,7 +117,7 @@ def _side_by_side(parts: list[dict[int, Head]]) -> dict[int, Head]:
     return heads
 
 
-def _cut_net(model: MaskedModel, task: int, weight: Tensor, bias: Tensor) -> nn.Module:
+def _cut_net(model: Computes, task: int, weight: Tensor, bias: Tensor) -> nn.Module:
     """The backbone as ``task`` uses it, cut, and a head of ``weight`` and ``bias`` on its features."""
     parameters = _parameters(model, task)
     skeleton = Skeleton(model, task)
@@ -144,7 +140,7 @@ def _cut_net(model: MaskedModel, task: int, weight: Tensor, bias: Tensor) -> nn.
 
 
 def _heard(
-    model: MaskedModel, task: int, parameters: Mapping[str, tuple[Tensor, Tensor | None]]
+    model: Computes, task: int, parameters: Mapping[str, tuple[Tensor, Tensor | None]]
 ) -> dict[str, Tensor]:
     """The neurons that ``task`` computes with, less those that are 0: no edge is on, no bias."""
     heard = model.open_neurons(task)
@@ -175,7 +171,7 @@ def _cut_layer(
     return chain(sliced(layer, weight, bias, torch.where(alive[given], given, -1), columns)), kept
 
 
-def _parameters(model: MaskedModel, task: int) -> dict[str, tuple[Tensor, Tensor | None]]:
+def _parameters(model: Computes, task: int) -> dict[str, tuple[Tensor, Tensor | None]]:
     """Weight and bias of each layer, as wide as ``task`` knew them."""
     own = weights_of(model, task)
     return {

@@ -22,29 +22,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from ..bits import pack_bits
-from ..growth import laid_out, narrow_columns, narrow_parameters
 from ..kinds import per_edge, per_neuron
+from ..reach import laid_out, narrow_columns
+from ..structure import Structure
 from .initial_values import initial_values
 from .layer import LayerEdges
 from .owners import Owners, bits_of
 
-if TYPE_CHECKING:
-    from ..model import MaskedModel
-
 EDGES = ("none", "own_and_read", "own_and_sign", "own")
 WHOLE_BYTES = 2048  # a layer with no more bytes of weights is wholly a task's own
 CACHED = 4  # committed tasks whose weights are kept ready
-
-
-def weights_of(model: MaskedModel, task: int) -> dict[str, Tensor]:
-    """The weights and biases that ``task`` computes with, by name; those not named are the backbone's own."""
-    return narrow_parameters(model, task) if model.edges is None else model.edges.weights(model, task)
 
 
 class Edges(nn.Module):
@@ -56,7 +49,7 @@ class Edges(nn.Module):
     seed: Tensor
     signs: Tensor
 
-    def __init__(self, model: MaskedModel, mode: str) -> None:
+    def __init__(self, model: Structure, mode: str) -> None:
         super().__init__()
         self.mode = mode
         self.chooses = mode != "own"
@@ -73,7 +66,7 @@ class Edges(nn.Module):
             model.gates_by_path[path].opens_unowned = True
 
     @torch.no_grad()
-    def reseed(self, model: MaskedModel, seed: int) -> None:
+    def reseed(self, model: Structure, seed: int) -> None:
         """Give the weights of a model without tasks the initial values of another seed."""
         if seed != self._seed and not model.tasks:
             self.seed.fill_(seed)
@@ -110,7 +103,7 @@ class Edges(nn.Module):
     # ---- a task's life -----------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def begin(self, model: MaskedModel, task: int, fresh: Mapping[str, int]) -> None:
+    def begin(self, model: Structure, task: int, fresh: Mapping[str, int]) -> None:
         """Begin ``task``: it owns the first ``fresh`` free neurons of each layer; all are alike."""
         last = str(model.tasks[-1]) if model.tasks else None
         for path, edges in self.by_path():
@@ -139,7 +132,7 @@ class Edges(nn.Module):
         for _, layer in self.by_path():
             layer.drop(task)
 
-    def mask(self, model: MaskedModel, path: str) -> Tensor:
+    def mask(self, model: Structure, path: str) -> Tensor:
         """Bool [n]: the mask of the task being learnt; its own neurons, and every owned one."""
         return model.gates_by_path[path].used() | self.of(path).own
 
@@ -152,13 +145,13 @@ class Edges(nn.Module):
                 edges.bits.put(str(task), pack_bits(edges.chosen().flatten()))
             edges.forget()
 
-    def learning_rows(self, model: MaskedModel, path: str, task: int) -> Tensor:
+    def learning_rows(self, model: Structure, path: str, task: int) -> Tensor:
         """Bool [n]: the rows of a layer that are those of ``task``, committed or being learnt."""
         return self.of(path).own if task == model.learning else Owners(model, path, task).own
 
     # ---- what a task computes with -----------------------------------------------------------------------
 
-    def weights(self, model: MaskedModel, task: int) -> dict[str, Tensor]:
+    def weights(self, model: Structure, task: int) -> dict[str, Tensor]:
         """The weights and biases of ``task``, by name, as wide as it knows them.
 
         Differentiable while the task trains, with its mask committed or not; afterwards kept ready until a
@@ -186,7 +179,7 @@ class Edges(nn.Module):
                 del self._cache[next(iter(self._cache))]
             return kept[2]
 
-    def _learnt(self, model: MaskedModel, task: int) -> dict[str, Tensor]:
+    def _learnt(self, model: Structure, task: int) -> dict[str, Tensor]:
         found: dict[str, Tensor] = {}
         for path, edges in self.by_path():
             if edges.whole:
@@ -198,7 +191,7 @@ class Edges(nn.Module):
                 found[f"{path}.bias"] = edges.biases[str(task)]
         return found
 
-    def _consolidating(self, model: MaskedModel, task: int) -> dict[str, Tensor]:
+    def _consolidating(self, model: Structure, task: int) -> dict[str, Tensor]:
         """:meth:`_committed`, differentiable: what does not learn is found once."""
         key = (task, model.device, model.dtype)
         if self._still is None or self._still[0] != key:
@@ -213,7 +206,7 @@ class Edges(nn.Module):
                 found[name] = torch.where(per_neuron(owners[path], weight), weight, still[name])
         return found
 
-    def _committed(self, model: MaskedModel, task: int) -> dict[str, Tensor]:
+    def _committed(self, model: Structure, task: int) -> dict[str, Tensor]:
         columns = narrow_columns(model, task)
         found: dict[str, Tensor] = {}
         for path, edges in self.by_path():
@@ -234,7 +227,7 @@ class Edges(nn.Module):
                 found[f"{path}.bias"] = edges.biases[str(task)]
         return found
 
-    def read(self, model: MaskedModel, task: int, alike: bool = False) -> dict[str, Tensor]:
+    def read(self, model: Structure, task: int, alike: bool = False) -> dict[str, Tensor]:
         """Bool [n, d, ...] a layer, as wide as it is now: the edges that a committed task computes with.
 
         Its own ones and those whose bits are set; with signs all that are open, or, for ``alike``, those
@@ -254,7 +247,7 @@ class Edges(nn.Module):
             found[path] = wide
         return found
 
-    def similarity(self, model: MaskedModel, tasks: Sequence[int]) -> Tensor:
+    def similarity(self, model: Structure, tasks: Sequence[int]) -> Tensor:
         """[T, T] how alike the edges of committed ``tasks`` are: the cosine |a and b| / sqrt(|a| |b|) of what
         they own or read (with signs: as it is) a layer, geometric mean over the layers that are not whole, in
         [0, 1]."""
@@ -273,7 +266,7 @@ class Edges(nn.Module):
     # ---- growth and loading -------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def fill(self, model: MaskedModel, rows: Mapping[str, int], columns: Mapping[str, Tensor]) -> None:
+    def fill(self, model: Structure, rows: Mapping[str, int], columns: Mapping[str, Tensor]) -> None:
         """Give initial values to what was added: rows from ``rows`` on, and all but ``columns``, bool [d]."""
         for path, layer in model.layer_modules():
             weight = layer.weight
@@ -285,7 +278,7 @@ class Edges(nn.Module):
         super()._load_from_state_dict(*args, **kwargs)
         self._seed = int(self.seed)
 
-    def take_structure(self, model: MaskedModel, state: Mapping[str, Tensor], prefix: str) -> None:
+    def take_structure(self, model: Structure, state: Mapping[str, Tensor], prefix: str) -> None:
         """Make room for what ``state`` holds under ``prefix``."""
         self._cache.clear()
         self._still = None

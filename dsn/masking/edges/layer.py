@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 
-from ..growth import laid_out
 from ..kinds import per_neuron
+from ..reach import laid_out
 from ..records import TaskRecord
 from .scores import how_many, straight_through, top_k
 

@@ -5,21 +5,17 @@ Shapes: as in ``layer.py``.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from torch import Tensor
 
 from ..bits import unpack_bits
 from ..kinds import per_neuron
-
-if TYPE_CHECKING:
-    from ..model import MaskedModel
+from ..structure import Structure
 
 
 class Owners:
     """Whose the rows of a layer are for a committed task: ``own``, ``earlier`` and ``read``, bool [n]."""
 
-    def __init__(self, model: MaskedModel, path: str, task: int) -> None:
+    def __init__(self, model: Structure, path: str, task: int) -> None:
         gate, row = model.gates_by_path[path], model.committed.index(task)
         width = gate.widths[row]
         self.earlier = gate.used(row)[:width]

@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from ...errors import InputError
 from ..norms import TaskNorm
+from ..structure import Structure
 from .live import Flags, any_along, felt_inputs, keep_seen_live, open_everywhere
 from .sending import Arrivals, send
 from .values import BATCH, BOUNDLESS, FINITE, KINDS, Sender, holed, signed, zero_input
 
-if TYPE_CHECKING:
-    from ..model import MaskedModel
 
-
-def refuse_leaks(model: MaskedModel) -> None:
+def refuse_leaks(model: Structure) -> None:
     """Raise InputError where a masked neuron could still be felt: see each message for the case.
 
     Warns where weights are protected that need not be, since the backbone does not run on every value.
@@ -32,7 +29,7 @@ def refuse_leaks(model: MaskedModel) -> None:
     _refuse_signs(model)
 
 
-def _refuse_failures(model: MaskedModel, everything: Mapping[str, Tensor]) -> None:
+def _refuse_failures(model: Structure, everything: Mapping[str, Tensor]) -> None:
     """What arrives where these passes succeed is kept: it is what :func:`live.read_inputs` asks for first."""
     found = Flags()
     for kind, make in enumerate(KINDS):
@@ -56,7 +53,7 @@ def _refuse_failures(model: MaskedModel, everything: Mapping[str, Tensor]) -> No
     keep_seen_live(model, found.layers(model)[0])
 
 
-def _refuse_free_norms(model: MaskedModel, everything: Mapping[str, Tensor]) -> None:
+def _refuse_free_norms(model: Structure, everything: Mapping[str, Tensor]) -> None:
     placed = {norm for norm in model.norm_of.values() if norm is not None}
     free = [path for path, norm in model.backbone.named_modules() if isinstance(norm, TaskNorm)]
     if not set(free) - placed:
@@ -79,7 +76,7 @@ def _refuse_free_norms(model: MaskedModel, everything: Mapping[str, Tensor]) -> 
                 )
 
 
-def _refuse_reads_past_norms(model: MaskedModel) -> None:
+def _refuse_reads_past_norms(model: Structure) -> None:
     if all(norm is None for norm in model.norm_of.values()):
         return
     ones = {path: torch.ones(gate.n, device=model.device) for path, gate in model.gates_by_path.items()}
@@ -99,7 +96,7 @@ def _refuse_reads_past_norms(model: MaskedModel) -> None:
                 )
 
 
-def _refuse_offsets(model: MaskedModel) -> None:
+def _refuse_offsets(model: Structure) -> None:
     """Where all neurons are masked, only what comes from the network's input may differ from 0."""
     offset, of_input = Flags(), Flags()
     for zero in (None, -0.0, 0.0):
@@ -121,7 +118,7 @@ def _refuse_offsets(model: MaskedModel) -> None:
             )
 
 
-def _refuse_signs(model: MaskedModel) -> None:
+def _refuse_signs(model: Structure) -> None:
     """Where half of the neurons are masked, nothing may tell +0 from -0."""
     random = torch.Generator().manual_seed(0)
     half = {
@@ -141,7 +138,7 @@ def _refuse_signs(model: MaskedModel) -> None:
                 )
 
 
-def _changed(model: MaskedModel, before: Arrivals, after: Arrivals) -> dict[str, Tensor]:
+def _changed(model: Structure, before: Arrivals, after: Arrivals) -> dict[str, Tensor]:
     """Where two passes brought something else; NaN equals NaN."""
     dims = {path: gate.neuron_dim for path, gate in model.gates_by_path.items()}
     later = after.places()

@@ -11,22 +11,16 @@ Shapes: as in ``sending.py``.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from ..structure import Structure
 from .sending import Arrivals
 from .values import BOUNDLESS, KINDS, Sender
 
-if TYPE_CHECKING:
-    from ..model import MaskedModel
 
-InputsOfTask = tuple[dict[str, int], dict[str, Tensor], dict[str, Tensor]]
-"""widths of the layers, masks of a task, and the inputs that these let through, by layer"""
-
-
-def live_inputs(model: MaskedModel, masks: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Tensor]:
+def live_inputs(model: Structure, masks: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Tensor]:
     """Which inputs of each layer [d], and which features [d], can differ from 0 under ``masks``.
 
     The network's own input counts as live, and so does what a norm gives that stands behind no layer, since
@@ -48,7 +42,7 @@ def live_inputs(model: MaskedModel, masks: Mapping[str, Tensor]) -> tuple[dict[s
     return found.layers(model)
 
 
-def read_inputs(model: MaskedModel, masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def read_inputs(model: Structure, masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Which columns [d] of each layer's weight the neurons under ``masks`` may depend on.
 
     Those of the live inputs; those that were not seen live even with all neurons open, since nothing is known
@@ -63,29 +57,29 @@ def read_inputs(model: MaskedModel, masks: Mapping[str, Tensor]) -> dict[str, Te
     }
 
 
-def open_everywhere(model: MaskedModel) -> dict[str, Tensor]:
+def open_everywhere(model: Structure) -> dict[str, Tensor]:
     """Masks [n] that let all neurons through."""
     return {path: torch.ones(n, dtype=torch.bool, device=model.device) for path, n in model.layers.items()}
 
 
-def _seen_live(model: MaskedModel) -> dict[str, Tensor]:
+def _seen_live(model: Structure) -> dict[str, Tensor]:
     """The inputs [d] of each layer that were live with all neurons open, found once for its widths."""
     if model.seen_live is None or model.seen_live[0] != _key(model):
         return keep_seen_live(model, live_inputs(model, open_everywhere(model))[0])
     return model.seen_live[1]
 
 
-def keep_seen_live(model: MaskedModel, live: dict[str, Tensor]) -> dict[str, Tensor]:
+def keep_seen_live(model: Structure, live: dict[str, Tensor]) -> dict[str, Tensor]:
     """Keep, and return, what was live with all neurons open, for as long as the model stays as wide."""
     model.seen_live = (_key(model), live)
     return live
 
 
-def _key(model: MaskedModel) -> tuple[dict[str, int], torch.device]:
+def _key(model: Structure) -> tuple[dict[str, int], torch.device]:
     return model.layers, model.device
 
 
-def needed_inputs(model: MaskedModel, before: int | None = None) -> dict[str, Tensor]:
+def needed_inputs(model: Structure, before: int | None = None) -> dict[str, Tensor]:
     """Which columns [d] of each layer's weight the used neurons depend on, for any committed task.
 
     ``before``: for the tasks committed before this one. What all masks together let through, and what each of
@@ -99,7 +93,7 @@ def needed_inputs(model: MaskedModel, before: int | None = None) -> dict[str, Te
     return needed
 
 
-def _inputs_of(model: MaskedModel, task: int) -> dict[str, Tensor]:
+def _inputs_of(model: Structure, task: int) -> dict[str, Tensor]:
     """:func:`read_inputs` under the mask of ``task``, found once a mask and widths."""
     masks = model.masks(task)
     known = model.inputs_of_tasks.get(task)
@@ -126,13 +120,13 @@ class Flags:
     def everything(self) -> None:
         self.all = True
 
-    def full(self, model: MaskedModel) -> bool:
+    def full(self, model: Structure) -> bool:
         """Whether nothing more can be added."""
         return self.all or (
             set(self.flags) >= set(model.gates_by_path) and bool(torch.cat([*self.flags.values()]).all())
         )
 
-    def layers(self, model: MaskedModel) -> tuple[dict[str, Tensor], Tensor]:
+    def layers(self, model: Structure) -> tuple[dict[str, Tensor], Tensor]:
         """By layer, and those of the features; where nothing ever arrived, all could be live."""
         for path, layer in model.layer_modules():
             if path not in self.flags:
@@ -142,9 +136,7 @@ class Flags:
         return {path: self.flags[path] for path in model.gates_by_path}, self.flags["features"]
 
 
-def felt_inputs(
-    model: MaskedModel, arrivals: Arrivals, felt: Callable[[Tensor], Tensor]
-) -> dict[str, Tensor]:
+def felt_inputs(model: Structure, arrivals: Arrivals, felt: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
     """Which inputs [d] of each place ``felt`` something in any call; places that no call
     reached are missing."""
     dims = {path: gate.neuron_dim for path, gate in model.gates_by_path.items()}
@@ -160,7 +152,7 @@ def any_along(flags: Tensor, dim: int) -> Tensor:
     return flags.movedim(dim, 0).flatten(1).any(1)
 
 
-def coupled_layers(model: MaskedModel) -> list[list[str]]:
+def coupled_layers(model: Structure) -> list[list[str]]:
     """Groups of layers whose outputs meet in a sum or product, so that they must have
     equally many neurons."""
     paths = list(model.gates_by_path)

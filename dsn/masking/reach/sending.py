@@ -11,16 +11,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
 from ..kinds import Maskable, layer_kind
 from ..layers import evaluating
 from ..norms import TaskNorm
-
-if TYPE_CHECKING:
-    from ..model import MaskedModel
+from ..structure import Structure
 
 Emit = Callable[[str, Tensor], Tensor]
 """(path, output) -> what is sent in its place; of ``output`` shape, type and device count, not its values"""
@@ -40,7 +37,7 @@ class Arrivals:
 
 
 def send(
-    model: MaskedModel,
+    model: Structure,
     emit: Emit | Mapping[str, Tensor],
     x: Tensor,
     *,
@@ -81,7 +78,7 @@ def send(
     layer_of = {norm: path for path, norm in model.norm_of.items() if norm is not None}
     with ExitStack() as stack:
         stack.enter_context(evaluating(model))
-        model.select(None)
+        model.open_plainly()
         for path, layer in model.layer_modules():
             _stand_in(stack, layer, layer_forward(path, layer, model.norm_of[path] is None))
         for path, norm in model.backbone.named_modules():
@@ -104,13 +101,13 @@ def _named(emit: Emit, path: str) -> Emit:
     return lambda _path, output: emit(path, output)
 
 
-def _broadcast(model: MaskedModel, values: Mapping[str, Tensor]) -> Emit:
+def _broadcast(model: Structure, values: Mapping[str, Tensor]) -> Emit:
     def emit(path: str, output: Tensor) -> Tensor:
         return model.gates_by_path[path].as_broadcast(values[path], output).expand_as(output).clone()
 
     return emit
 
 
-def _output_shape(model: MaskedModel, path: str, layer: Maskable, x: Tensor, call: int) -> tuple[int, ...]:
+def _output_shape(model: Structure, path: str, layer: Maskable, x: Tensor, call: int) -> tuple[int, ...]:
     calls = model.map_sizes[path]
     return layer_kind(layer).output_shape(x, model.gates_by_path[path].n, calls[min(call, len(calls) - 1)])

@@ -9,15 +9,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from ..structure import Structure
 from .sending import Arrivals, send
-
-if TYPE_CHECKING:
-    from ..model import MaskedModel
 
 BATCH = 3  # samples sent at once, so that statistics over the batch are felt too
 POOL = 2**17 - 1  # a prime, so that no two rows of a map, and no two samples, are alike
@@ -103,7 +100,7 @@ class Sender:
 
     def __init__(
         self,
-        model: MaskedModel,
+        model: Structure,
         masks: Mapping[str, Tensor] | None,
         kind: int,
         zero: float | None = None,
@@ -137,5 +134,5 @@ class Sender:
         return self.draw(zero_input(self.model))
 
 
-def zero_input(model: MaskedModel) -> Tensor:
+def zero_input(model: Structure) -> Tensor:
     return torch.zeros((BATCH, *model.input_shape[1:]), device=model.device, dtype=model.dtype)

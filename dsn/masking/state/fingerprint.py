@@ -8,18 +8,14 @@ from __future__ import annotations
 import hashlib
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from ...storage import add_tensor
-from ..edges import weights_of
+from ..computes import Computes, weights_of
 from ..layers import evaluating
 from ..reach import read_inputs
-
-if TYPE_CHECKING:
-    from ..model import MaskedModel
 
 BATCH, DIGITS = 16, 16
 
@@ -42,7 +38,7 @@ class Fingerprint:
     level: float | None = field(default=None, compare=False)
 
 
-def probe(model: MaskedModel) -> Tensor:
+def probe(model: Computes) -> Tensor:
     """x [BATCH, ...] from N(0, 1), the same for every model of this input shape."""
     generator = torch.Generator().manual_seed(0)
     x = torch.randn((BATCH, *model.input_shape[1:]), generator=generator)
@@ -52,7 +48,7 @@ def probe(model: MaskedModel) -> Tensor:
 class Fingerprints:
     """Fingerprints of the committed tasks of ``model``, now and later again."""
 
-    def __init__(self, model: MaskedModel) -> None:
+    def __init__(self, model: Computes) -> None:
         self.model = model
         self._x = probe(model)
         self._places: dict[int, tuple[dict[str, int], dict[str, Tensor], dict[str, Tensor]]] = {}

@@ -4,25 +4,22 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from ...errors import InputError
 from ..bits import unpack_bits
+from ..computes import Computes
 from ..norms import TaskNorm
 from ..records import TaskRecord
-
-if TYPE_CHECKING:
-    from ..model import MaskedModel
 
 _OF_TASKS = re.compile(
     r"task_ids|(heads|records|laterals|edges\.layers)\..*|gates\.[^.]+\.(masks|commit_widths|logits)|backbone\..*\.tasks\..*"
 )
 
 
-def refuse_unfit(model: MaskedModel, state: Mapping[str, Tensor], *, same_types: bool = True) -> None:
+def refuse_unfit(model: Computes, state: Mapping[str, Tensor], *, same_types: bool = True) -> None:
     """Raise InputError, with the first difference, unless ``state`` is that of a model of this backbone.
 
     Tasks may be others, and layers may have grown there. What passes can be loaded as a whole, and computes
@@ -55,7 +52,7 @@ def refuse_unfit(model: MaskedModel, state: Mapping[str, Tensor], *, same_types:
     _refuse_other_tasks(model, state)
 
 
-def _grown(model: MaskedModel, state: Mapping[str, Tensor]) -> bool:
+def _grown(model: Computes, state: Mapping[str, Tensor]) -> bool:
     """Whether a layer is wider there, and was as wide as here at its first commit."""
     for path, layer in model.layer_modules():
         there = state[f"backbone.{path}.weight"]
@@ -104,7 +101,7 @@ def refuse_record_name(name: str) -> None:
         raise InputError(f"a record of a task cannot be named '{name}'")
 
 
-def _refuse_other_tasks(model: MaskedModel, state: Mapping[str, Tensor]) -> None:
+def _refuse_other_tasks(model: Computes, state: Mapping[str, Tensor]) -> None:
     """Every task needs a head, norms and a mask a layer, all of sizes that go together; and nothing else."""
     if "task_ids" not in state:
         raise InputError("the stored model has no 'task_ids', this one has")
@@ -143,7 +140,7 @@ def _refuse_other_tasks(model: MaskedModel, state: Mapping[str, Tensor]) -> None
 
 
 def _edges(
-    model: MaskedModel, state: Mapping[str, Tensor], tasks: list[int], widths: Mapping[str, list[int]]
+    model: Computes, state: Mapping[str, Tensor], tasks: list[int], widths: Mapping[str, list[int]]
 ) -> set[str]:
     """The names of what edges keep: of the task being learnt, and of each task."""
     assert model.edges is not None
@@ -200,7 +197,7 @@ def _sized(state: Mapping[str, Tensor], name: str, shape: list[int]) -> str:
     return name
 
 
-def _widths(model: MaskedModel, state: Mapping[str, Tensor], path: str, tasks: list[int]) -> list[int]:
+def _widths(model: Computes, state: Mapping[str, Tensor], path: str, tasks: list[int]) -> list[int]:
     """Neurons of a layer at each commit; its masks are as many and as wide."""
     names = [f"{_gate(path)}.{name}" for name in ("masks", "commit_widths")]
     for name in names:
@@ -236,7 +233,7 @@ def _classes(state: Mapping[str, Tensor], task: int, features: int | None) -> in
 
 
 def _norm(
-    model: MaskedModel, state: Mapping[str, Tensor], path: str, task: int, widths: Mapping[str, int]
+    model: Computes, state: Mapping[str, Tensor], path: str, task: int, widths: Mapping[str, int]
 ) -> set[str]:
     """The names of a task's norm, as wide as its layer was then."""
     width = next((widths.get(layer) for layer, norm in model.norm_of.items() if norm == path), None)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -11,12 +10,10 @@ from torch import Tensor, nn
 from ..growth import adopt_widths
 from ..norms import TaskNorm
 from ..records import Lateral, TaskRecord
-
-if TYPE_CHECKING:
-    from ..model import MaskedModel
+from ..task_life import TaskLife
 
 
-def make_room(model: MaskedModel, state_dict: Mapping[str, Tensor], prefix: str, tasks: list[int]) -> None:
+def make_room(model: TaskLife, state_dict: Mapping[str, Tensor], prefix: str, tasks: list[int]) -> None:
     """Give ``model`` the structure of ``state_dict``: its ``tasks``, and layers as wide."""
     adopt_widths(model, state_dict, prefix)
     model.narrow_columns.clear()

@@ -7,28 +7,25 @@ reads from other tasks, and its record. Shapes: a layer's block W[outputs][:, in
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from ...errors import InputError
 from ...storage import Tree, read_tree, write_tree
-from ..growth import narrow_columns
 from ..layers import evaluating
-from ..reach import read_inputs
+from ..reach import narrow_columns, read_inputs
 from ..records import Lateral
+from ..task_life import TaskLife
 from .fingerprint import Fingerprints, probe
 from .fit import refuse_numbers, refuse_record_name
-
-if TYPE_CHECKING:
-    from ..model import MaskedModel
 
 FORMAT, VERSION = "dsn-task", 1
 LATERAL = ("scale", "weight", "bias", "mixture")
 
 
-def save_task(model: MaskedModel, task: int, path: Path) -> None:
+def save_task(model: TaskLife, task: int, path: Path) -> None:
     """Write the committed ``task`` to ``path``, whole or not at all.
 
     Raises InputError for a task without a committed mask, OSError where the disk refuses.
@@ -63,7 +60,7 @@ def save_task(model: MaskedModel, task: int, path: Path) -> None:
     write_tree(path, tree, format=FORMAT, version=VERSION)
 
 
-def load_task(model: MaskedModel, path: Path, task: int | None = None) -> int:
+def load_task(model: TaskLife, path: Path, task: int | None = None) -> int:
     """Put the task in the file ``path`` into ``model``; its logits are then the same, bit for bit.
 
     Args:
@@ -90,7 +87,7 @@ def load_task(model: MaskedModel, path: Path, task: int | None = None) -> int:
     return task
 
 
-def _edges_of(model: MaskedModel, task: int) -> Tree:
+def _edges_of(model: TaskLife, task: int) -> Tree:
     """What edges add: the seed of initial values, who owns neurons already, bits, own biases and weights."""
     assert model.edges is not None
     return {
@@ -103,7 +100,7 @@ def _edges_of(model: MaskedModel, task: int) -> Tree:
     }
 
 
-def _inputs(model: MaskedModel, masks: dict[str, Tensor], task: int | None = None) -> dict[str, Tensor]:
+def _inputs(model: TaskLife, masks: dict[str, Tensor], task: int | None = None) -> dict[str, Tensor]:
     """[e] the inputs of each layer that can differ from 0 under the masks; with edges, that ``task`` knew."""
     if model.edges is not None:
         columns = None if task is None else narrow_columns(model, task)
@@ -119,7 +116,7 @@ def _number(task: object) -> int:
     return task
 
 
-def _refuse_malformed(model: MaskedModel, tree: Tree) -> None:
+def _refuse_malformed(model: TaskLife, tree: Tree) -> None:
     """Types and numbers; sizes that this model gives are compared by :func:`_refuse_unfit`."""
     for path, mask in tree["masks"].items():
         if mask.dtype != torch.bool or mask.dim() != 1:
@@ -147,9 +144,7 @@ def _refuse_malformed(model: MaskedModel, tree: Tree) -> None:
         refuse_numbers(name, value)
 
 
-def _refuse_malformed_lateral(
-    model: MaskedModel, tree: Tree, number: int, lateral: Tree, classes: int
-) -> None:
+def _refuse_malformed_lateral(model: TaskLife, tree: Tree, number: int, lateral: Tree, classes: int) -> None:
     source = _number(lateral["source"])
     if source == tree["task"]:
         size = tree["head"]["weight"].shape[1]
@@ -168,7 +163,7 @@ def _refuse_malformed_lateral(
         raise InputError(f"lateral {number}'s mixture has shares below 0")
 
 
-def _refuse_unfit(model: MaskedModel, tree: Tree, task: int) -> None:
+def _refuse_unfit(model: TaskLife, tree: Tree, task: int) -> None:
     if task in model.tasks:
         raise InputError(f"task {task} is there already: give it another number, task=...")
     if model.learning is not None:
@@ -198,7 +193,7 @@ def _refuse_unfit(model: MaskedModel, tree: Tree, task: int) -> None:
     _refuse_other_sources(model, tree)
 
 
-def _refuse_other_owners(model: MaskedModel, tree: Tree) -> None:
+def _refuse_other_owners(model: TaskLife, tree: Tree) -> None:
     edges = tree.get("edges")
     if (edges is None) != (model.edges is None):
         raise InputError(
@@ -218,7 +213,7 @@ def _refuse_other_owners(model: MaskedModel, tree: Tree) -> None:
             )
 
 
-def _refuse_other_weights(model: MaskedModel, tree: Tree) -> None:
+def _refuse_other_weights(model: TaskLife, tree: Tree) -> None:
     masks = {path: mask.to(model.device) for path, mask in tree["masks"].items()}
     inputs, used = _inputs(model, masks), model.used()
     needed = _inputs(model, used) if model.committed else {}
@@ -253,7 +248,7 @@ def _refuse_other_weights(model: MaskedModel, tree: Tree) -> None:
                 )
 
 
-def _refuse_other_norms(model: MaskedModel, tree: Tree) -> None:
+def _refuse_other_norms(model: TaskLife, tree: Tree) -> None:
     here = [norm.original.state_dict() for norm in model.norms()]
     shapes = [
         [{name: [str(value.dtype), *value.shape] for name, value in state.items()} for state in norms]
@@ -263,7 +258,7 @@ def _refuse_other_norms(model: MaskedModel, tree: Tree) -> None:
         raise InputError(f"norm state is {shapes[0]} there, {shapes[1]} here")
 
 
-def _refuse_other_sources(model: MaskedModel, tree: Tree) -> None:
+def _refuse_other_sources(model: TaskLife, tree: Tree) -> None:
     for lateral in tree["laterals"]:
         source = lateral["source"]
         if source == tree["task"]:
@@ -275,7 +270,7 @@ def _refuse_other_sources(model: MaskedModel, tree: Tree) -> None:
 
 
 @torch.no_grad()
-def _put_whole(model: MaskedModel, tree: Tree, task: int) -> None:
+def _put_whole(model: TaskLife, tree: Tree, task: int) -> None:
     """As :func:`_put`, or not at all: where that fails, or its logits are not finite, all is as before."""
     before = [
         (parameter, parameter.clone())
@@ -295,7 +290,7 @@ def _put_whole(model: MaskedModel, tree: Tree, task: int) -> None:
         raise
 
 
-def _take_out(model: MaskedModel, task: int, rows: int) -> None:
+def _take_out(model: TaskLife, task: int, rows: int) -> None:
     """Remove the last task, of which a part may be there; ``rows`` tasks are committed without it."""
     for gate in model.gates_by_path.values():
         gate.masks, gate.widths = gate.masks[:rows].clone(), gate.widths[:rows]
@@ -315,7 +310,7 @@ def _take_out(model: MaskedModel, task: int, rows: int) -> None:
 
 
 @torch.no_grad()
-def _put(model: MaskedModel, tree: Tree, task: int) -> None:
+def _put(model: TaskLife, tree: Tree, task: int) -> None:
     masks = {path: mask.to(model.device) for path, mask in tree["masks"].items()}
     inputs = _inputs(model, masks)
     if model.edges is not None:

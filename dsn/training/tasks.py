@@ -1,0 +1,116 @@
+"""A stream's tasks one after the other: what every strategy here does around the epochs of a task."""
+
+import warnings
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from torch import nn
+from torch.optim import Optimizer
+
+from ..errors import InputError
+from ..evaluation.experiences import name_of, task_label
+from .groups import Options, ParameterGroups, options_of
+from .loading import refuse_below
+from .losses import Losses
+from .phases import Phases
+from .settings import Schedule
+
+
+@dataclass(frozen=True)
+class Beginning:
+    """How everything was before ``task``: ``kept`` the network, as the strategy's ``go_back`` takes it, and
+    ``options`` those of the optimizer's groups."""
+
+    task: int
+    kept: Any
+    options: Options
+
+    def restore(self, strategy: Any) -> None:
+        """Drop the half-learnt task; network and optimizer are then as they were before it."""
+        warnings.warn(
+            f"the training of task {self.task} did not come to its end: the task is dropped, and the network "
+            "is as it was before it",
+            stacklevel=3,
+        )
+        strategy.go_back(self.task, self.kept)
+        strategy.groups.put_options(self.options)
+
+
+class Before(Protocol):
+    """What is to be done where the training of a task does not come to its end."""
+
+    def restore(self, strategy: Any) -> None:
+        """Make ``strategy`` what it was before."""
+
+
+class TaskByTask(Phases):
+    """The base of ``DSN`` and of the baselines, an Avalanche strategy; ``model`` has ``tasks``.
+
+    Raises:
+        InputError: sizes or epochs that are too small; an experience with no or several task labels, or of a
+            task learnt before; a loss that is not finite (names task, epoch and iteration).
+    """
+
+    def __init__(
+        self,
+        *,
+        model: nn.Module,
+        optimizer: Optimizer,
+        criterion: Any = None,
+        train_epochs: int,
+        train_mb_size: int,
+        eval_mb_size: int | None,
+        schedule: Schedule,
+        **avalanche: Any,
+    ) -> None:
+        refuse_below(1, {"train_mb_size": train_mb_size, "eval_mb_size": eval_mb_size})
+        refuse_below(0, {"train_epochs": train_epochs})
+        super().__init__(
+            model=model,
+            optimizer=optimizer,
+            criterion=nn.CrossEntropyLoss() if criterion is None else criterion,
+            train_epochs=train_epochs,
+            train_mb_size=train_mb_size,
+            eval_mb_size=eval_mb_size,
+            **avalanche,
+        )
+        self.schedule = schedule
+        self.groups = ParameterGroups(optimizer, model)
+        self._begun: Before | None = None
+        self._losses = Losses()
+
+    def train(self, experiences: Any, eval_streams: Any = None, **kwargs: Any) -> Any:
+        """Avalanche's; what an interrupted call before has left half-learnt is dropped first."""
+        if self._begun is not None:
+            begun, self._begun = self._begun, None
+            begun.restore(self)
+        try:
+            return super().train(experiences, eval_streams, **kwargs)
+        except BaseException:
+            self.is_training, self._eval_streams = False, None
+            raise
+
+    def go_back(self, task: int, kept: Any) -> None:
+        """Make the network what it was before ``task``, which ``kept`` says; see :meth:`_begin`."""
+        raise NotImplementedError
+
+    def _begin(self, task: int, kept: Any) -> None:
+        """Right before ``task`` is added: learn at the full rate, and know how everything was."""
+        self._begun = Beginning(task, kept, options_of(self.optimizer))
+        if self.schedule.rate != "constant":
+            self.groups.put_options(self.groups.options)
+
+    def _task_to_learn(self) -> int:
+        """The number of the experience's task."""
+        task = task_label(self.experience)
+        if task in self.model.tasks:
+            raise InputError(
+                f"{name_of(self.experience)} has task label {task}, which was learnt before: does the stream "
+                "carry task labels? (return_task_id=True in Avalanche's classic streams, task_labels=True in "
+                "nc_benchmark)"
+            )
+        return task
+
+    def model_adaptation(self, model: nn.Module | None = None) -> nn.Module:
+        """The model as it is: tasks are added in training alone, so evaluating has no side effects."""
+        return (self.model if model is None else model).to(self.device)
