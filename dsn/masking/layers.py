@@ -76,8 +76,7 @@ def find_sites(backbone: nn.Module, example_input: Tensor) -> list[Site]:
                 "remove it from the backbone, or name it as the head if it is the classifier (where its "
                 "weight is used without calling it, call the layer instead)"
             )
-    for norm, producers in recording.norm_input.items():
-        _place_norm(norm, modules[norm], producers, sites)
+    _place_norms(recording.norm_input, modules, sites)
     if not sites:
         raise InputError("the backbone has no Linear, Conv1d or Conv2d layer to mask")
     return list(sites.values())
@@ -103,18 +102,20 @@ def unstable(what: str) -> InputError:
     )
 
 
-def _place_norm(norm: str, module: nn.Module, producers: list[str | None], sites: dict[str, Site]) -> None:
-    producer = producers[0]
-    if any(other != producer for other in producers):
-        raise InputError(f"norm '{norm}' is used at several places: give every place a norm of its own")
-    if producer is None:
-        return  # wiring.refuse_leaks finds out whether masked neurons reach it
-    site = sites[producer]
-    if site.norm is not None:
-        raise InputError(f"layer '{producer}' is followed by two norms, '{site.norm}' and '{norm}': keep one")
-    kind = layer_kind(site.layer)
-    norm_kind(module).refuse_place(norm, module, kind, kind.neurons(site.layer), producer)
-    site.norm = norm
+def _place_norms(
+    inputs: dict[str, list[str | None]], modules: dict[str, nn.Module], sites: dict[str, Site]
+) -> None:
+    """Say of each layer which norm its mask follows: the one that alone reads it, along its neurons.
+
+    All others stand free: each task has a copy of its own, and what they give is live whatever is masked.
+    ``inputs``: for each call of a norm, the layer whose output it was given, if any.
+    """
+    for path, site in sites.items():
+        behind = [norm for norm, producers in inputs.items() if path in producers]
+        if len(behind) == 1 and set(inputs[behind[0]]) == {path}:
+            kind = layer_kind(site.layer)
+            if norm_kind(modules[behind[0]]).lies_along(modules[behind[0]], kind, kind.neurons(site.layer)):
+                site.norm = behind[0]
 
 
 WRAPPERS = {

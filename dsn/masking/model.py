@@ -17,7 +17,7 @@ from .head import put_head, take_head
 from .kinds import is_layer, is_norm
 from .layers import find_sites
 from .norms import TaskNorm
-from .reach import refuse_leaks
+from .reach import free_norms_read_past, refuse_leaks
 from .records import Lateral
 from .rehearsal import refuse_forgetting
 from .state.fit import refuse_unfit
@@ -55,6 +55,7 @@ class MaskedModel(TaskLife):
         self._original_head = (original,)  # in a tuple, so that it is no submodule: it waits for unmask()
         self.rehearse = rehearse
         try:
+            free_norms_read_past(self)
             refuse_leaks(self)
             self._feature_size()
             if edges != "none":

@@ -67,12 +67,13 @@ class Structure(nn.Module):
             if is_norm(module):
                 self.backbone.set_submodule(path, TaskNorm(module))
         self._norms = [module for module in self.backbone.modules() if isinstance(module, TaskNorm)]
-        # layers whose gates multiply their weights while training: those on maps that no norm follows
-        self._foldable = [
-            site.path
-            for site in sites
-            if layer_kind(site.layer).on_maps and site.norm is None and site.path not in self.whole_rows
-        ]
+        self._hooks = self._register_hooks()
+
+    def free_norm(self, path: str) -> None:
+        """Put the mask of layer ``path`` at the layer itself; the norm behind it stands free from now on."""
+        self.norm_of[path] = None
+        for handle in self._hooks:
+            handle.remove()
         self._hooks = self._register_hooks()
 
     # ---- structure -------------------------------------------------------------------------------------
@@ -103,6 +104,13 @@ class Structure(nn.Module):
         """Every norm of the backbone."""
         return iter(self._norms)
 
+    def own_tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """Parameters and buffers of the backbone, beside norms, that each task has its own of, by name.
+
+        While values are sent to find what reaches what (``reach``), they may be anything.
+        """
+        return iter(())
+
     @property
     def device(self) -> torch.device:
         """Where the backbone's weights are."""
@@ -114,6 +122,12 @@ class Structure(nn.Module):
         return next(self.backbone.parameters()).dtype
 
     def _register_hooks(self) -> list[Any]:
+        # layers whose gates multiply their weights while training: those on maps that no norm follows
+        self._foldable = [
+            path
+            for path, layer in self.layer_modules()
+            if layer_kind(layer).on_maps and self.norm_of[path] is None and path not in self.whole_rows
+        ]
         handles = []
         for path, layer in self.layer_modules():
             gate, site = self.gates_by_path[path], self.mask_module(path)

@@ -61,13 +61,14 @@ class LayerKind:
 
 
 class NormKind:
-    """A norm behind a layer, which has a copy of it a task."""
+    """A norm, of which each task has a copy: behind a layer, whose mask follows it, or anywhere else."""
 
     mixes_neurons = True
     """whether what it makes of one neuron depends on the others"""
 
-    def refuse_place(self, path: str, norm: Any, kind: LayerKind, n: int, layer: str) -> None:
-        """Raise InputError where the norm at ``path`` does not lie along the ``n`` neurons of ``layer``."""
+    def lies_along(self, norm: Any, kind: LayerKind, n: int) -> bool:
+        """Whether it normalises the ``n`` neurons of a layer of this ``kind`` right before it."""
+        return True
 
     def multiple(self, norm: Any) -> int:
         """Layers before it have a multiple of so many neurons."""

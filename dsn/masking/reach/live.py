@@ -160,6 +160,26 @@ def any_along(flags: Tensor, dim: int) -> Tensor:
     return flags.movedim(dim, 0).flatten(1).any(1)
 
 
+def changed(model: MaskedModel, before: Arrivals, after: Arrivals) -> dict[str, Tensor]:
+    """Where two passes brought something else, bool [d] by place; NaN equals NaN."""
+    dims = {path: gate.neuron_dim for path, gate in model.gates_by_path.items()}
+    later = after.places()
+
+    def of(place: str, one: Tensor, other: Tensor) -> Tensor:
+        return any_along(differ(one, other), dims.get(place, -1))
+
+    return {
+        place: torch.stack([of(place, *calls) for calls in zip(arrived, later[place], strict=False)]).any(0)
+        for place, arrived in before.places().items()
+        if arrived and later[place]
+    }
+
+
+def differ(one: Tensor, other: Tensor) -> Tensor:
+    """Where two tensors are not the same, bool; NaN equals NaN."""
+    return one.ne(other) & ~(one.isnan() & other.isnan())
+
+
 def coupled_layers(model: MaskedModel) -> list[list[str]]:
     """Groups of layers whose outputs meet in a sum or product, so that they must have
     equally many neurons."""

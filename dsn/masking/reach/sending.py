@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from ..kinds import Maskable, layer_kind
 from ..layers import evaluating
@@ -46,6 +47,7 @@ def send(
     *,
     raw: Emit | None = None,
     free_norms: Emit | None = None,
+    own: Emit | None = None,
 ) -> Arrivals:
     """Run the backbone on ``x`` while each layer emits values where its mask is applied.
 
@@ -53,6 +55,8 @@ def send(
         emit: the values, or one number a neuron, [n] by path.
         raw: what a layer gives past its mask, before a norm that the mask follows; by default zeros.
         free_norms: what norms emit that stand behind no layer; by default they compute.
+        own: (name, tensor) -> what each of ``model.own_tensors`` is during the pass: parameters and buffers
+            that every task has its own of; by default what they are.
     """
     layers: dict[str, list[Tensor]] = {path: [] for path in model.gates_by_path}
     norms: dict[str, list[Tensor]] = {}
@@ -90,7 +94,8 @@ def send(
                 behind = layer_of.get(path)
                 placed = None if behind is None else _named(emitted, behind)
                 _stand_in(stack, norm, norm_forward(path, norm, placed or free_norms))
-        features = model.backbone(x)
+        tensors = {name: own(name, tensor) for name, tensor in model.own_tensors()} if own else {}
+        features = functional_call(model.backbone, tensors, (x,), tie_weights=False)
     return Arrivals(layers, norms, features)
 
 

@@ -129,9 +129,17 @@ class Sender:
         shape[gate.neuron_dim] = gate.n
         return torch.where(mask.view(shape), self.draw(output), zeros)
 
+    def own(self, _name: str, tensor: Tensor) -> Tensor:
+        """What every task has its own of may be anything."""
+        return self.draw(tensor)
+
     def send(self) -> Arrivals:
-        """One pass; the network's own input and norms that stand behind no layer are not masked."""
-        return send(self.model, self, self.x(), free_norms=lambda _path, output: self.draw(output))
+        """One pass; what is each task's own is not masked, and may be anything.
+
+        That is the network's input, what norms give that stand behind no layer, and own tensors: what their
+        values as they are now make of a 0, or hide by one, says nothing of later ones.
+        """
+        return send(self.model, self, self.x(), free_norms=self.own, own=self.own)
 
     def x(self) -> Tensor:
         return self.draw(zero_input(self.model))
