@@ -135,8 +135,8 @@ def _refuse_modules(backbone: nn.Module) -> None:
         for wrapper, remedy in WRAPPERS.items():
             if isinstance(module, wrapper):
                 raise InputError(f"{where} is a {kind}, which hides its layers: {remedy}")
-        if is_layer(module):
-            _refuse_recomputed(path, cast(Maskable, module))
+        if parametrize.is_parametrized(module) or is_layer(module):
+            _refuse_recomputed(path, module)
         for name, parameter in module.named_parameters(recurse=False):
             _refuse_parameter(f"{path}.{name}" if path else name, name, path, module, parameter, seen, memory)
         if is_layer(module):
@@ -144,7 +144,7 @@ def _refuse_modules(backbone: nn.Module) -> None:
     _refuse_shared_memory(memory)
 
 
-def _refuse_recomputed(path: str, layer: Maskable) -> None:
+def _refuse_recomputed(path: str, layer: nn.Module) -> None:
     """A weight that a hook or a parametrization computes anew before every pass cannot be protected."""
     kind = type(layer).__name__
     if parametrize.is_parametrized(layer):
@@ -175,11 +175,6 @@ def _refuse_parameter(
     kind = type(module).__name__
     if isinstance(parameter, nn.parameter.UninitializedParameter):
         raise InputError(f"layer '{path}' ({kind}) is lazy: run the model once before wrapping it")
-    if not (is_layer(module) or is_norm(module)):
-        raise InputError(
-            f"parameter '{where}' belongs to a {kind}, which has no neurons that can be masked: "
-            "build the backbone of Linear, Conv1d, Conv2d, norms and layers without parameters"
-        )
     if is_layer(module) and name not in ("weight", "bias"):
         raise InputError(
             f"parameter '{where}' of a {kind} is neither its weight nor its bias: masks do not know which "

@@ -17,6 +17,7 @@ from .head import put_head, take_head
 from .kinds import is_layer, is_norm
 from .layers import find_sites
 from .norms import TaskNorm
+from .own import OwnModule, give_to_tasks, take_back
 from .reach import free_norms_read_past, refuse_leaks
 from .records import Lateral
 from .rehearsal import refuse_forgetting
@@ -47,6 +48,7 @@ class MaskedModel(TaskLife):
         original = take_head(backbone, head)
         try:
             sites = find_sites(backbone, example_input)
+            give_to_tasks(backbone, example_input)
         except InputError:
             put_head(backbone, head, original)
             raise
@@ -129,9 +131,10 @@ class MaskedModel(TaskLife):
         for handle in self._hooks:
             handle.remove()
         for path, module in list(self.backbone.named_modules()):
-            if isinstance(module, TaskNorm):
+            if isinstance(module, TaskNorm) and not isinstance(module, OwnModule):
                 original = module.original.requires_grad_(True).train(module.training)
                 self.backbone.set_submodule(path, original)
+        take_back(self.backbone)
         put_head(self.backbone, self._head_path, self._original_head[0])
         return self.backbone
 

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from ..edges import weights_of
 from ..kinds import Maskable, is_exactly, layer_kind, norm_kind
 from ..norms import TaskNorm
+from ..own import bake_in
 from ..records import Lateral
 from .cuts import Cut, plan
 from .pieces import Pools, Select, Sum, chain, kept_norm, sliced
@@ -137,6 +138,7 @@ def _cut_net(model: MaskedModel, task: int, weight: Tensor, bias: Tensor) -> nn.
         if isinstance(site, TaskNorm):
             replaced[id(site)] = norm
     backbone = copy.deepcopy(model.backbone, replaced)
+    bake_in(backbone)
     rows = torch.arange(len(weight))
     like = cast(nn.Linear, model.heads[str(task)])
     head = chain(sliced(like, weight, bias, rows, cut.columns[FEATURES]))

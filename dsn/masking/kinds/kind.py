@@ -52,6 +52,10 @@ class LayerKind:
         """Say in the layer's attributes how large its weight, which is replaced, is now."""
         raise NotImplementedError
 
+    def has_neurons(self, layer: Any) -> bool:
+        """Whether its neurons can be masked; if not, each task has a copy of the whole layer (``own.py``)."""
+        return True
+
     def draw(self, layer: Any) -> None:
         """Give its parameters fresh values."""
         layer.reset_parameters()

@@ -63,6 +63,10 @@ class LayerNorm(NormKind):
             norm.normalized_shape = tuple(norm.weight.shape)
 
 
+class RMSNorm(LayerNorm):
+    """``torch.nn.RMSNorm``, laid out as a layer norm is."""
+
+
 class GroupNorm(NormKind):
     """``torch.nn.GroupNorm``."""
 
@@ -91,4 +95,4 @@ class GroupNorm(NormKind):
         return given
 
 
-BATCH_NORM, LAYER_NORM, GROUP_NORM = BatchNorm(), LayerNorm(), GroupNorm()
+BATCH_NORM, LAYER_NORM, GROUP_NORM, RMS_NORM = BatchNorm(), LayerNorm(), GroupNorm(), RMSNorm()

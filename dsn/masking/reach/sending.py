@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -19,6 +19,7 @@ from torch.func import functional_call
 from ..kinds import Maskable, layer_kind
 from ..layers import evaluating
 from ..norms import TaskNorm
+from ..own import OwnModule
 
 if TYPE_CHECKING:
     from ..model import MaskedModel
@@ -76,9 +77,11 @@ def send(
     def norm_forward(path: str, norm: TaskNorm, send_on: Emit | None) -> Callable[[Tensor], Tensor]:
         compute = norm.forward
 
-        def forward(x: Tensor) -> Tensor:
+        def forward(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
             norms[path].append(x.detach().clone())
-            return compute(x) if send_on is None else send_on(path, x)
+            if send_on is None:
+                return compute(x, *args, **kwargs)
+            return send_on(path, compute(x, *args, **kwargs) if isinstance(norm, OwnModule) else x)
 
         return forward
 

@@ -113,7 +113,8 @@ class Sender:
         self.signs = torch.Generator().manual_seed(kind)
 
     def draw(self, like: Tensor) -> Tensor:
-        return KINDS[self.kind](like.shape, self.random).to(like)
+        shape = torch.Size([*[1] * (2 - like.dim()), *like.shape])  # a batch, and neurons
+        return KINDS[self.kind](shape, self.random).view_as(like).to(like)
 
     def __call__(self, path: str, output: Tensor) -> Tensor:
         if self.zero is None:
