@@ -11,6 +11,7 @@ from typing import Any, cast
 from torch import Tensor, nn
 
 from ..errors import InputError
+from .attention import close_attention, open_attention
 from .cut import subnetwork
 from .edges import EDGES, Edges
 from .head import put_head, take_head
@@ -47,9 +48,11 @@ class MaskedModel(TaskLife):
             )
         original = take_head(backbone, head)
         try:
+            open_attention(backbone)
             sites = find_sites(backbone, example_input)
             give_to_tasks(backbone, example_input)
         except InputError:
+            close_attention(backbone)
             put_head(backbone, head, original)
             raise
         super().__init__(backbone, example_input, sites)
@@ -135,6 +138,7 @@ class MaskedModel(TaskLife):
                 original = module.original.requires_grad_(True).train(module.training)
                 self.backbone.set_submodule(path, original)
         take_back(self.backbone)
+        close_attention(self.backbone)
         put_head(self.backbone, self._head_path, self._original_head[0])
         return self.backbone
 

@@ -12,7 +12,6 @@ import copy
 from collections.abc import Iterator
 from typing import Any
 
-
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
@@ -69,7 +68,9 @@ def give_to_tasks(backbone: nn.Module, example_input: Tensor) -> None:
     own += [module.get_parameter(name) for _, module, name in beside]
     numbers, of = sum(p.numel() for p in own), sum(p.numel() for p in backbone.parameters())
     if numbers > MOST * of:
-        kinds = sorted({type(module).__name__ for _, module in whole} | {type(m).__name__ for _, m, _ in beside})
+        kinds = sorted(
+            {type(module).__name__ for _, module in whole} | {type(m).__name__ for _, m, _ in beside}
+        )
         raise InputError(
             f"{numbers} of the backbone's {of} numbers belong to modules that have no neurons to mask "
             f"({', '.join(kinds)}), and every task would have a copy of them: build it of Linear, Conv1d, "
@@ -98,7 +99,7 @@ def take_back(backbone: nn.Module) -> None:
 def bake_in(backbone: nn.Module) -> None:
     """Make a plain parameter of what each :class:`OwnTensor`, or what stands in for it, gives now.
 
-    By hand, since a copy shares its class with the original, and torch's ``remove_parametrizations`` changes that.
+    By hand: a copy shares its class with the original, which torch's ``remove_parametrizations`` changes.
     """
     for module in list(backbone.modules()):
         if parametrize.is_parametrized(module):
@@ -142,7 +143,10 @@ def _moving(backbone: nn.Module, example_input: Tensor) -> set[int]:
     }
     if not buffers:
         return set()
-    with torch.random.fork_rng(devices=[example_input.device] if example_input.is_cuda else []), torch.no_grad():
+    with (
+        torch.random.fork_rng(devices=[example_input.device] if example_input.is_cuda else []),
+        torch.no_grad(),
+    ):
         torch.manual_seed(0)
         shape = (max(4, len(example_input)), *example_input.shape[1:])
         twin = copy.deepcopy(backbone).train()
