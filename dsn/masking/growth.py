@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ..errors import InputError
 from .kinds import Maskable, layer_kind, norm_kind
 from .norms import TaskNorm
-from .reach import coupled_layers, live_inputs
+from .reach import coupled_layers, inputs_known_at, true_size
 from .rehearsal import apart, copied, equal, eval_logits, refuse_forgetting, samples
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def _failure(model: MaskedModel, extra: Mapping[str, int]) -> str | None:
     """Why the model cannot grow by ``extra``, tried on a copy; None where it can."""
     with apart(model):
         trial = copied(model)
-        x = samples(trial)
+        x = samples(trial, true_size(trial))
         before = {task: eval_logits(trial, x, task) for task in trial.committed}
         try:
             _widen(trial, extra)
@@ -112,19 +112,13 @@ def _widen(model: MaskedModel, extra: Mapping[str, int]) -> None:
         norm = model.mask_module(path)
         if isinstance(norm, TaskNorm):
             norm.grow(by)
-    columns = columns_of(model, old)
+    columns = inputs_known_at(model, old)
     for path, layer in model.layer_modules():
         if columns[path].numel() != layer.weight.shape[1]:
             shape = (layer.weight.shape[0], columns[path].numel(), *layer.weight.shape[2:])
             _resize(layer, shape, columns=columns[path])
     if model.edges is not None:
         model.edges.fill(model, old, columns)
-
-
-def columns_of(model: MaskedModel, widths: Mapping[str, int]) -> dict[str, Tensor]:
-    """Which of its inputs, bool [d], each layer had when the layers were ``widths`` wide."""
-    ones = {path: torch.ones(width, dtype=torch.bool) for path, width in widths.items()}
-    return live_inputs(model, ones)[0]
 
 
 def narrow_columns(model: MaskedModel, task: int) -> dict[str, Tensor] | None:
@@ -137,13 +131,7 @@ def narrow_columns(model: MaskedModel, task: int) -> dict[str, Tensor] | None:
         return None
     with model.lock:
         if row not in model.narrow_columns:
-            values = [gate.values for gate in model.gates_by_path.values()]
-            norm_tasks = [norm.task for norm in model.norms()]
-            model.narrow_columns[row] = columns_of(model, widths)
-            for gate, value in zip(model.gates_by_path.values(), values, strict=True):
-                gate.values = value
-            for norm, selected in zip(model.norms(), norm_tasks, strict=True):
-                norm.task = selected
+            model.narrow_columns[row] = inputs_known_at(model, widths)
         return model.narrow_columns[row]
 
 

@@ -19,7 +19,7 @@ from .kinds import is_layer, is_norm
 from .layers import find_sites
 from .norms import TaskNorm
 from .own import OwnModule, give_to_tasks, take_back
-from .reach import free_norms_read_past, refuse_leaks
+from .reach import free_norms_read_past, refuse_leaks, small_size
 from .records import Lateral
 from .rehearsal import refuse_forgetting
 from .state.fit import refuse_unfit
@@ -60,9 +60,9 @@ class MaskedModel(TaskLife):
         self._original_head = (original,)  # in a tuple, so that it is no submodule: it waits for unmask()
         self.rehearse = rehearse
         try:
+            self.size = small_size(self, self._feature_size())
             free_norms_read_past(self)
             refuse_leaks(self)
-            self._feature_size()
             if edges != "none":
                 self.edges = Edges(self, edges).to(self.device)
             self.gates.to(self.device)

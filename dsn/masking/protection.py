@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from .kinds import layer_kind, per_neuron
-from .reach import needed_inputs
+from .reach import read_inputs
 
 if TYPE_CHECKING:
     from .model import MaskedModel
@@ -46,7 +46,7 @@ class ProtectedWeights:
             return
         if not any(bool(mask.any()) for mask in used.values()):
             return
-        inputs = needed_inputs(model, before)
+        inputs = read_inputs(model, used)
         for path, layer in model.layer_modules():
             self._keep(layer.weight, layer_kind(layer).block(layer.weight, used[path], inputs[path]))
             if layer.bias is not None:

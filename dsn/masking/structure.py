@@ -22,7 +22,8 @@ from .passes import PassLock
 from .records import TaskRecord
 
 if TYPE_CHECKING:
-    from .reach import InputsOfTask
+    from .reach.network_map import NetworkMap
+    from .reach.sizes import Size
 
 
 class Structure(nn.Module):
@@ -35,6 +36,7 @@ class Structure(nn.Module):
         self.lock = PassLock()  # of the pass: select() and what computes after it
         self.backbone = backbone
         self.input_shape = (1, *example_input.shape[1:])
+        self.size: Size  # reach: at which values are sent
         self._place_masks(sites)
         self.heads = nn.ModuleDict()
         self.records = nn.ModuleDict()
@@ -45,8 +47,7 @@ class Structure(nn.Module):
         self.scale, self.s_max = 1.0, 400.0
         self.dense = False  # while True, the task being learnt uses every neuron
         self.narrow_columns: dict[int, dict[str, Tensor]] = {}  # growth.py: input columns of a task's layers
-        self.seen_live: tuple[Any, dict[str, Tensor]] | None = None  # reach: live with all open
-        self.inputs_of_tasks: dict[int, InputsOfTask] = {}  # reach: what a task's mask lets through
+        self.network_map: NetworkMap | None = None  # reach.map_of
         self._price: tuple[tuple[object, ...], Tensor] | None = None  # of this step's soft gates
         self._prices: Prices | None = None  # made anew when the free neurons are others
         self._compiled: Any = None

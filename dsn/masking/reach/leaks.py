@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from ...errors import InputError
-from .live import Flags, changed, felt_inputs, keep_seen_live, open_everywhere
+from .comparing import changed, felt
+from .live import map_of
 from .sending import Arrivals, send
-from .values import BATCH, FINITE, KINDS, Sender, signed, zero_input
+from .values import KINDS, Sender, signed, zero_input
 
 if TYPE_CHECKING:
     from ..model import MaskedModel
@@ -23,41 +24,23 @@ def refuse_leaks(model: MaskedModel) -> None:
 
     Warns where weights are protected that need not be, since the backbone does not run on every value.
     """
-    everything = open_everywhere(model)
-    _refuse_failures(model, everything)
-    _refuse_endless_zeros(model, {path: ~mask for path, mask in everything.items()})
+    why = map_of(model).why
+    if why is not None:
+        warnings.warn(
+            f"the backbone does not run on values that are not finite ({why}), by which the inputs that "
+            "masked neurons cannot reach are found: all weights of a used neuron will be protected",
+            stacklevel=2,
+        )
+    _refuse_endless_zeros(model)
     _refuse_signs(model)
 
 
-def _refuse_failures(model: MaskedModel, everything: Mapping[str, Tensor]) -> None:
-    """What arrives where these passes succeed is kept: it is what :func:`live.read_inputs` asks for first."""
-    found = Flags()
-    for kind, make in enumerate(KINDS):
-        try:
-            arrivals = Sender(model, everything, kind).send()
-        except Exception as error:
-            if make in FINITE:
-                raise InputError(
-                    f"the backbone does not run on made-up values in the shape of {BATCH} example inputs "
-                    f"({type(error).__name__}: {error}): masks need a backbone that takes any batch and any "
-                    "values"
-                ) from error
-            warnings.warn(
-                f"the backbone does not run on values that are not finite ({type(error).__name__}: {error}), "
-                "by which the inputs that masked neurons cannot reach are found: all weights of a used "
-                "neuron will be protected",
-                stacklevel=2,
-            )
-            return
-        found.add(felt_inputs(model, arrivals, lambda arrived: arrived.ne(0)))
-    keep_seen_live(model, found.layers(model)[0])
-
-
-def _refuse_endless_zeros(model: MaskedModel, nothing: Mapping[str, Tensor]) -> None:
+def _refuse_endless_zeros(model: MaskedModel) -> None:
     """Where all neurons are masked, ordinary values must not become infinite or NaN."""
+    nothing = {path: torch.zeros(n, dtype=torch.bool) for path, n in model.layers.items()}
     for zero in (None, -0.0, 0.0):
-        sender = Sender(model, nothing, 0, zero)
-        for place, flags in felt_inputs(model, sender.send(), lambda t: ~t.isfinite()).items():
+        arrivals = Sender(model, nothing, 0, zero).send()
+        for place, flags in felt(model, arrivals, lambda t: ~t.isfinite()).items():
             if bool(flags.any()):
                 raise InputError(
                     f"what arrives at '{place}' is infinite or not a number where the neurons before it are "

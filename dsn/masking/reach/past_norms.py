@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from .live import changed, differ
+from .comparing import changed, differ
 from .sending import Arrivals, Emit, send
 from .values import BOUNDLESS, KINDS, Sender, holed, signed, zero_input
 
