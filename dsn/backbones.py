@@ -261,6 +261,59 @@ def resnet20(in_channels: int = 3, image_size: int = 32, width: int = 16, bias: 
     return ResNet20(in_channels, image_size, width, bias)
 
 
+def vit(
+    in_channels: int = 3,
+    image_size: int = 32,
+    patch: int = 4,
+    dim: int = 64,
+    depth: int = 4,
+    heads: int = 4,
+    dropout: float = 0.0,
+) -> nn.Module:
+    """torchvision's vision transformer, by default for 32x32: ``dim`` features, MLPs twice as wide.
+
+    Raises InputError where patches do not fill the image, or heads the features.
+    """
+    from torchvision.models import VisionTransformer
+
+    if image_size % patch or dim % heads:
+        what = (
+            f"patch {patch} of image_size {image_size}"
+            if image_size % patch
+            else f"heads {heads} of dim {dim}"
+        )
+        raise InputError(f"vit: {what} leaves a rest: choose a divisor")
+    net = VisionTransformer(image_size, patch, depth, heads, dim, 2 * dim, dropout=dropout)
+    net.conv_proj = nn.Conv2d(in_channels, dim, patch, patch)
+    net.heads = nn.Identity()
+    return net
+
+
+def mobilenet(
+    in_channels: int = 3, image_size: int = 32, width: float = 1.0, features: int = 256
+) -> nn.Module:
+    """torchvision's MobileNetV2 in small, for 32x32: inverted residuals of 16 to 64 channels times ``width``.
+
+    The image is halved three times; ``features``: channels of the last convolution, averaged over the map.
+    """
+    from torchvision.models import MobileNetV2
+    from torchvision.ops import Conv2dNormActivation
+
+    blocks = [
+        [1, 16, 1, 1],
+        [6, 24, 2, 2],
+        [6, 32, 2, 2],
+        [6, 64, 2, 2],
+    ]  # expansion, channels, how many, stride
+    net = MobileNetV2(width_mult=width, inverted_residual_setting=blocks)
+    first, last = net.features[0][0], net.features[-1][0]
+    stem = Conv2dNormActivation(in_channels, first.out_channels, activation_layer=nn.ReLU6)
+    top = Conv2dNormActivation(last.in_channels, features, kernel_size=1, activation_layer=nn.ReLU6)
+    net.features = nn.Sequential(stem, *net.features[1:-1], top)
+    net.classifier = nn.Identity()
+    return net
+
+
 def torchvision_model(model: str, pretrained: bool = False, **options: object) -> tuple[nn.Module, str]:
     """Any classifier of torchvision by name, and the path of its head, its last Linear.
 
@@ -324,4 +377,6 @@ BACKBONES: dict[str, Callable[..., nn.Module]] = {
     "small_cnn": small_cnn,
     "resnet18": resnet18,
     "resnet20": resnet20,
+    "vit": vit,
+    "mobilenet": mobilenet,
 }

@@ -14,6 +14,7 @@ from avalanche.models import MultiTaskModule
 from torch import Tensor, nn
 
 from ..errors import InputError
+from ..masking.foreign import give_to_tasks, open_attention
 from ..masking.kinds import Maskable, is_layer, is_norm
 from ..masking.layers import evaluating
 from ..masking.norms import TaskNorm
@@ -74,6 +75,8 @@ class TaskNetwork(MultiTaskModule):
         super().__init__()
         self.backbone = headless(backbone, head)
         self.feature_size = feature_size(self.backbone, input_shape)
+        open_attention(self.backbone)
+        give_to_tasks(self.backbone, torch.zeros(1, *input_shape))
         give_norms_to_tasks(self.backbone)
         self.heads = nn.ModuleDict()
         self.tasks: list[int] = []

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ..errors import InputError
 from .kinds import Maskable, layer_kind, norm_kind
 from .norms import TaskNorm
-from .reach import columns_of, coupled_layers, laid_out
+from .reach import coupled_layers, inputs_known_at, laid_out, true_size
 from .rehearsal import apart, copied, equal, eval_logits, refuse_forgetting, samples
 from .task_life import TaskLife
 
@@ -78,7 +78,7 @@ def _failure(model: TaskLife, extra: Mapping[str, int]) -> str | None:
     """Why the model cannot grow by ``extra``, tried on a copy; None where it can."""
     with apart(model):
         trial = copied(model)
-        x = samples(trial)
+        x = samples(trial, true_size(trial))
         before = {task: eval_logits(trial, x, task) for task in trial.committed}
         try:
             _widen(trial, extra)
@@ -109,7 +109,7 @@ def _widen(model: TaskLife, extra: Mapping[str, int]) -> None:
         norm = model.mask_module(path)
         if isinstance(norm, TaskNorm):
             norm.grow(by)
-    columns = columns_of(model, old)
+    columns = inputs_known_at(model, old)
     for path, layer in model.layer_modules():
         if columns[path].numel() != layer.weight.shape[1]:
             shape = (layer.weight.shape[0], columns[path].numel(), *layer.weight.shape[2:])

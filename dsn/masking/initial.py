@@ -19,7 +19,7 @@ from torch import Tensor
 from ..errors import InputError
 from .computes import Computes
 from .protection import ProtectedWeights
-from .reach import needed_inputs, read_inputs, send
+from .reach import read_inputs, send, true_size
 from .structure import Structure
 
 Widths = dict[str, int]
@@ -168,7 +168,7 @@ def _rescale(model: Computes, protected: ProtectedWeights, chosen: Mapping[str, 
     """
     live = read_inputs(model, chosen)
     used = model.used()
-    fixed = needed_inputs(model)
+    fixed = read_inputs(model, used)
     counts = {path: mask.to(model.device, model.dtype) for path, mask in chosen.items()}
     one_each = _sums_arriving(model, counts)
     with protected:
@@ -176,7 +176,7 @@ def _rescale(model: Computes, protected: ProtectedWeights, chosen: Mapping[str, 
             weight, opened = layer.weight, chosen[path].to(model.device)
             block = opened[:, None] & live[path]
             frozen = used[path][:, None] & fixed[path]
-            share = _sums_arriving(model, counts)[path] / one_each[path]
+            share = (_sums_arriving(model, counts)[path] / one_each[path]).clamp(min=0)
             arriving = live[path] * torch.where(one_each[path] > 0, share, 1.0)
             kernels = weight.view(*weight.shape[:2], -1)  # [n, d, taps]
             given = (kernels.square().sum(2) * (block & frozen)) @ arriving
@@ -195,5 +195,7 @@ def _sums_arriving(model: Computes, counts: Mapping[str, Tensor]) -> dict[str, T
         path: torch.stack(
             [t.movedim(model.gates_by_path[path].neuron_dim, 0).flatten(1).sum(1) for t in arrived]
         ).sum(0)
-        for path, arrived in send(model, counts, x).layers.items()
+        for path, arrived in send(
+            model, counts, x, free_norms=lambda _path, out: torch.ones_like(out), size=true_size(model)
+        ).layers.items()
     }

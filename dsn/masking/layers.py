@@ -76,10 +76,9 @@ def find_sites(backbone: nn.Module, example_input: Tensor) -> list[Site]:
                 "remove it from the backbone, or name it as the head if it is the classifier (where its "
                 "weight is used without calling it, call the layer instead)"
             )
-    for norm, producers in recording.norm_input.items():
-        _place_norm(norm, modules[norm], producers, sites)
+    _place_norms(recording.norm_input, modules, sites)
     if not sites:
-        raise InputError("the backbone has no Linear, Conv1d or Conv2d layer to mask")
+        raise InputError("the backbone has no Linear, Conv1d or Conv2d layer without groups to mask")
     return list(sites.values())
 
 
@@ -103,18 +102,20 @@ def unstable(what: str) -> InputError:
     )
 
 
-def _place_norm(norm: str, module: nn.Module, producers: list[str | None], sites: dict[str, Site]) -> None:
-    producer = producers[0]
-    if any(other != producer for other in producers):
-        raise InputError(f"norm '{norm}' is used at several places: give every place a norm of its own")
-    if producer is None:
-        return  # wiring.refuse_leaks finds out whether masked neurons reach it
-    site = sites[producer]
-    if site.norm is not None:
-        raise InputError(f"layer '{producer}' is followed by two norms, '{site.norm}' and '{norm}': keep one")
-    kind = layer_kind(site.layer)
-    norm_kind(module).refuse_place(norm, module, kind, kind.neurons(site.layer), producer)
-    site.norm = norm
+def _place_norms(
+    inputs: dict[str, list[str | None]], modules: dict[str, nn.Module], sites: dict[str, Site]
+) -> None:
+    """Say of each layer which norm its mask follows: the one that alone reads it, along its neurons.
+
+    All others stand free: each task has a copy of its own, and what they give is live whatever is masked.
+    ``inputs``: for each call of a norm, the layer whose output it was given, if any.
+    """
+    for path, site in sites.items():
+        behind = [norm for norm, producers in inputs.items() if path in producers]
+        if len(behind) == 1 and set(inputs[behind[0]]) == {path}:
+            kind = layer_kind(site.layer)
+            if norm_kind(modules[behind[0]]).lies_along(modules[behind[0]], kind, kind.neurons(site.layer)):
+                site.norm = behind[0]
 
 
 WRAPPERS = {
@@ -134,8 +135,8 @@ def _refuse_modules(backbone: nn.Module) -> None:
         for wrapper, remedy in WRAPPERS.items():
             if isinstance(module, wrapper):
                 raise InputError(f"{where} is a {kind}, which hides its layers: {remedy}")
-        if is_layer(module):
-            _refuse_recomputed(path, cast(Maskable, module))
+        if parametrize.is_parametrized(module) or is_layer(module):
+            _refuse_recomputed(path, module)
         for name, parameter in module.named_parameters(recurse=False):
             _refuse_parameter(f"{path}.{name}" if path else name, name, path, module, parameter, seen, memory)
         if is_layer(module):
@@ -143,7 +144,7 @@ def _refuse_modules(backbone: nn.Module) -> None:
     _refuse_shared_memory(memory)
 
 
-def _refuse_recomputed(path: str, layer: Maskable) -> None:
+def _refuse_recomputed(path: str, layer: nn.Module) -> None:
     """A weight that a hook or a parametrization computes anew before every pass cannot be protected."""
     kind = type(layer).__name__
     if parametrize.is_parametrized(layer):
@@ -174,11 +175,6 @@ def _refuse_parameter(
     kind = type(module).__name__
     if isinstance(parameter, nn.parameter.UninitializedParameter):
         raise InputError(f"layer '{path}' ({kind}) is lazy: run the model once before wrapping it")
-    if not (is_layer(module) or is_norm(module)):
-        raise InputError(
-            f"parameter '{where}' belongs to a {kind}, which has no neurons that can be masked: "
-            "build the backbone of Linear, Conv1d, Conv2d, norms and layers without parameters"
-        )
     if is_layer(module) and name not in ("weight", "bias"):
         raise InputError(
             f"parameter '{where}' of a {kind} is neither its weight nor its bias: masks do not know which "

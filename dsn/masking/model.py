@@ -13,11 +13,12 @@ from torch import Tensor, nn
 from ..errors import InputError
 from .cut import subnetwork
 from .edges import EDGES, Edges
+from .foreign import OwnModule, close_attention, give_to_tasks, open_attention, take_back
 from .head import put_head, take_head
 from .kinds import is_layer, is_norm
 from .layers import find_sites
 from .norms import TaskNorm
-from .reach import refuse_leaks
+from .reach import free_norms_read_past, refuse_leaks, small_size
 from .records import Lateral
 from .rehearsal import refuse_forgetting
 from .state.fit import refuse_unfit
@@ -46,8 +47,11 @@ class MaskedModel(TaskLife):
             )
         original = take_head(backbone, head)
         try:
+            open_attention(backbone)
             sites = find_sites(backbone, example_input)
+            give_to_tasks(backbone, example_input)
         except InputError:
+            close_attention(backbone)
             put_head(backbone, head, original)
             raise
         super().__init__(backbone, example_input, sites)
@@ -55,8 +59,9 @@ class MaskedModel(TaskLife):
         self._original_head = (original,)  # in a tuple, so that it is no submodule: it waits for unmask()
         self.rehearse = rehearse
         try:
+            self.size = small_size(self, self._feature_size())
+            free_norms_read_past(self)
             refuse_leaks(self)
-            self._feature_size()
             if edges != "none":
                 self.edges = Edges(self, edges).to(self.device)
             self.gates.to(self.device)
@@ -128,9 +133,11 @@ class MaskedModel(TaskLife):
         for handle in self._hooks:
             handle.remove()
         for path, module in list(self.backbone.named_modules()):
-            if isinstance(module, TaskNorm):
+            if isinstance(module, TaskNorm) and not isinstance(module, OwnModule):
                 original = module.original.requires_grad_(True).train(module.training)
                 self.backbone.set_submodule(path, original)
+        take_back(self.backbone)
+        close_attention(self.backbone)
         put_head(self.backbone, self._head_path, self._original_head[0])
         return self.backbone
 

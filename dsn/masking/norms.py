@@ -91,4 +91,8 @@ class TaskNorm(nn.Module):
                 continue
             fitting = own.new_zeros(stored.shape)
             setattr(norm, name, nn.Parameter(fitting) if isinstance(own, nn.Parameter) else fitting)
+        self.fit(norm)
+
+    def fit(self, norm: nn.Module) -> None:
+        """Say in the attributes of a copy how wide its parameters are."""
         norm_kind(norm).fit(norm)

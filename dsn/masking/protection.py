@@ -18,7 +18,7 @@ import torch
 
 from .computes import Computes
 from .kinds import layer_kind, per_neuron
-from .reach import needed_inputs
+from .reach import read_inputs
 
 
 class ProtectedWeights:
@@ -42,7 +42,7 @@ class ProtectedWeights:
             return
         if not any(bool(mask.any()) for mask in used.values()):
             return
-        inputs = needed_inputs(model, before)
+        inputs = read_inputs(model, used)
         for path, layer in model.layer_modules():
             self._keep(layer.weight, layer_kind(layer).block(layer.weight, used[path], inputs[path]))
             if layer.bias is not None:

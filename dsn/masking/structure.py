@@ -16,12 +16,10 @@ from .annealing import Prices
 from .gates import Gate
 from .kinds import Maskable, computes_plainly, is_norm, layer_kind
 from .layers import Site
+from .map import NetworkMap, Size
 from .norms import TaskNorm
 from .passes import PassLock
 from .records import TaskRecord
-
-InputsOfTask = tuple[dict[str, int], dict[str, Tensor], dict[str, Tensor]]
-"""widths of the layers, masks of a task, and the inputs that these let through, by layer"""
 
 
 class Structure(nn.Module):
@@ -34,6 +32,7 @@ class Structure(nn.Module):
         self.lock = PassLock()  # of the pass: select() and what computes after it
         self.backbone = backbone
         self.input_shape = (1, *example_input.shape[1:])
+        self.size: Size  # reach: at which values are sent
         self._place_masks(sites)
         self.heads = nn.ModuleDict()
         self.records = nn.ModuleDict()
@@ -43,8 +42,7 @@ class Structure(nn.Module):
         self.scale, self.s_max = 1.0, 400.0
         self.dense = False  # while True, the task being learnt uses every neuron
         self.narrow_columns: dict[int, dict[str, Tensor]] = {}  # growth.py: input columns of a task's layers
-        self.seen_live: tuple[Any, dict[str, Tensor]] | None = None  # reach: live with all open
-        self.inputs_of_tasks: dict[int, InputsOfTask] = {}  # reach: what a task's mask lets through
+        self.network_map: NetworkMap | None = None  # reach.map_of
         self._price: tuple[tuple[object, ...], Tensor] | None = None  # of this step's soft gates
         self._prices: Prices | None = None  # made anew when the free neurons are others
         self._compiled: Any = None
@@ -65,12 +63,13 @@ class Structure(nn.Module):
             if is_norm(module):
                 self.backbone.set_submodule(path, TaskNorm(module))
         self._norms = [module for module in self.backbone.modules() if isinstance(module, TaskNorm)]
-        # layers whose gates multiply their weights while training: those on maps that no norm follows
-        self._foldable = [
-            site.path
-            for site in sites
-            if layer_kind(site.layer).on_maps and site.norm is None and site.path not in self.whole_rows
-        ]
+        self._hooks = self._register_hooks()
+
+    def free_norm(self, path: str) -> None:
+        """Put the mask of layer ``path`` at the layer itself; the norm behind it stands free from now on."""
+        self.norm_of[path] = None
+        for handle in self._hooks:
+            handle.remove()
         self._hooks = self._register_hooks()
 
     # ---- structure -------------------------------------------------------------------------------------
@@ -101,6 +100,13 @@ class Structure(nn.Module):
         """Every norm of the backbone."""
         return iter(self._norms)
 
+    def own_tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """Parameters and buffers of the backbone, beside norms, that each task has its own of, by name.
+
+        While values are sent to find what reaches what (``reach``), they may be anything.
+        """
+        return iter(())
+
     @property
     def device(self) -> torch.device:
         """Where the backbone's weights are."""
@@ -112,6 +118,12 @@ class Structure(nn.Module):
         return next(self.backbone.parameters()).dtype
 
     def _register_hooks(self) -> list[Any]:
+        # layers whose gates multiply their weights while training: those on maps that no norm follows
+        self._foldable = [
+            path
+            for path, layer in self.layer_modules()
+            if layer_kind(layer).on_maps and self.norm_of[path] is None and path not in self.whole_rows
+        ]
         handles = []
         for path, layer in self.layer_modules():
             gate, site = self.gates_by_path[path], self.mask_module(path)

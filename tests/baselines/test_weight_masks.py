@@ -13,7 +13,6 @@ from dsn import backbones
 from dsn.baselines.network import TaskNetwork
 from dsn.baselines.subnetworks import PackNetNetwork, unchanged
 from dsn.baselines.weight_masks import WeightMaskedNetwork, how_many, top_k
-from dsn.errors import InputError
 from dsn.topology.measures import topology
 
 from .setups import ADAMW, CONV, TASKS, Trained, config
@@ -165,11 +164,16 @@ def test_values_are_put_back_whatever_the_optimizer_does(seed):
 
 
 @pytest.mark.parametrize("kind", [PackNetNetwork, WeightMaskedNetwork])
-def test_parameters_that_no_mask_covers_are_refused_by_name(kind):
+def test_parameters_that_no_mask_covers_are_a_tasks_own(kind):
     backbone = nn.Sequential(nn.Linear(5, 4), nn.PReLU())
     options = {"density": 0.5} if kind is WeightMaskedNetwork else {}
-    with pytest.raises(InputError, match="'1.weight'"):
-        kind(backbone, torch.Size([5]), **options)
+    model = kind(backbone, torch.Size([5]), **options)
+    for task in range(2):
+        model.add_task(3, task)
+    first, second = (next(norm.parameters() for norm in [model.norms()[0].of(task)]) for task in range(2))
+    slope, other = next(first), next(second)
+    assert any(parameter is slope for parameter in model.own_parameters(0))
+    assert not any(parameter is other for parameter in model.own_parameters(0))
 
 
 @given(st.lists(st.integers(0, 2), min_size=1, max_size=12), st.integers(0, 99))

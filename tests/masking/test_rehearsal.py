@@ -67,11 +67,15 @@ def test_what_a_constant_map_hides_is_live(operation: str) -> None:
 
 
 class RunningNorm(nn.Module):
+    """Keeps a running mean beside a layer, so that it cannot be copied whole."""
+
     def __init__(self, n: int) -> None:
         super().__init__()
+        self.layer = nn.Linear(n, n)
         self.register_buffer("mean", torch.zeros(n))
 
     def forward(self, x: Tensor) -> Tensor:
+        x = self.layer(x)
         if self.training:
             with torch.no_grad():
                 self.mean += 0.1 * (x.mean(0) - self.mean)
@@ -155,12 +159,6 @@ REFUSED = {
         "feel changes of 'a.bias'",
     ),
     "running buffer": (lambda: mlp(middle=RunningNorm(6)), "buffer '1.mean' is shared"),
-    "instance norm": (
-        lambda: nn.Sequential(
-            nn.Conv1d(2, 6, 1), nn.InstanceNorm1d(6, track_running_stats=True), nn.Flatten(), nn.Linear(12, 3)
-        ),
-        "buffer '1.running_mean' is shared",
-    ),
     "state between passes": (lambda: mlp(middle=Remembering()), "two passes over the same input"),
     "random in evaluation": (
         lambda: Free(lambda s, x: s.b(F.dropout(s.a(x))), a=nn.Linear(4, 6), b=nn.Linear(6, 4)),
@@ -187,15 +185,15 @@ REFUSED = {
     "meta": (lambda: mlp().to("meta"), "meta device"),
     "nan for a zero": (
         lambda: Free(lambda s, x: s.b(s.a(x) / s.a(x).detach()), a=nn.Linear(4, 6), b=nn.Linear(6, 4)),
-        "arrives at 'b' is not 0",
+        "arrives at 'b' is infinite or not a number",
     ),
     "infinite for a zero": (
         lambda: Free(lambda s, x: s.b(1 / s.a(x)), a=nn.Linear(4, 6), b=nn.Linear(6, 4)),
-        "'b'",
+        "arrives at 'b' is infinite",
     ),
     "sign of a zero": (
         lambda: Free(lambda s, x: s.b(torch.signbit(s.a(x)).float()), a=nn.Linear(4, 6), b=nn.Linear(6, 4)),
-        "arrives at 'b' is not 0",
+        "arrives at 'b' depends on the sign",
     ),
 }
 
@@ -204,7 +202,7 @@ REFUSED = {
 @pytest.mark.parametrize("case", REFUSED)
 def test_layers_that_are_not_what_they_seem_are_refused_by_name(case: str) -> None:
     build, message = REFUSED[case]
-    net, shape = build(), (2, 4) if case != "instance norm" else (2, 2, 2)
+    net, shape = build(), (2, 4)
     keys, kinds = list(net.state_dict()), [type(module) for module in net.modules()]
     with pytest.raises(InputError, match=message):
         mask_neurons(net, example_input=torch.zeros(shape))

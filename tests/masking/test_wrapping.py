@@ -31,51 +31,14 @@ def tied() -> nn.Module:
     return net
 
 
-def past_the_norm(self: nn.Module, x: Tensor) -> Tensor:
-    h = self.a(x)
-    return self.c(torch.relu(self.norm(h)) + h)
-
-
 REFUSED = {
     "grouped": (
         lambda: nn.Sequential(nn.Conv2d(4, 4, 1, groups=2), nn.Flatten()),
         (4, 2, 2),
-        "'0'.*groups=2",
-    ),
-    "uncovered parameter": (lambda: nn.Sequential(nn.Linear(4, 4), nn.PReLU()), (4,), "'1.weight'.*PReLU"),
-    "attention": (
-        lambda: Free(lambda s, x: s.a(x, x, x)[0], a=nn.MultiheadAttention(4, 1)),
-        (4,),
-        "in_proj_weight.*MultiheadAttention",
+        "no Linear, Conv1d or Conv2d layer without groups",
     ),
     "tied": (tied, (4,), "'0.weight' and '2.weight' are one"),
     "unreached": (lambda: Free(lambda s, x: s.a(x), a=nn.Linear(4, 4), aux=nn.Linear(4, 2)), (4,), "'aux'"),
-    "lonely norm": (
-        lambda: nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.BatchNorm1d(4), nn.Linear(4, 3)),
-        (4,),
-        "norm '2' does not come straight after",
-    ),
-    "past the norm": (
-        lambda: Free(past_the_norm, a=nn.Linear(4, 4), norm=nn.BatchNorm1d(4), c=nn.Linear(4, 2)),
-        (4,),
-        "'c' reads the output of a layer past the norm",
-    ),
-    "in-place residual past the norm": (
-        lambda: Free(
-            lambda s, x: s.b(s.a(x).add_(0.0) + torch.relu(s.norm(s.a(x)))),
-            a=nn.Linear(4, 4),
-            norm=nn.BatchNorm1d(4),
-            b=nn.Linear(4, 2),
-        ),
-        (4,),
-        "past the norm",
-    ),
-    "sigmoid": (
-        lambda: nn.Sequential(nn.Linear(4, 4), nn.Sigmoid(), nn.Linear(4, 3)),
-        (4,),
-        "arrives at '2' is not 0",
-    ),
-    "added constant": (lambda: Free(lambda s, x: s.a(x) + 1, a=nn.Linear(4, 4)), (4,), "'features' is not 0"),
     "images out": (
         lambda: nn.Sequential(nn.Conv2d(3, 4, 1)),
         (3, 4, 4),
@@ -85,11 +48,6 @@ REFUSED = {
     "nothing to mask": (lambda: nn.Sequential(nn.Flatten()), (4,), "no Linear"),
     "single layer": (lambda: nn.Linear(4, 4), (4,), "single Linear"),
     "lazy": (lambda: nn.Sequential(nn.LazyLinear(4)), (4,), "is lazy"),
-    "channels-last layer norm": (
-        lambda: nn.Sequential(nn.Conv2d(3, 4, 1), nn.LayerNorm(4), nn.Flatten()),
-        (3, 4, 4),
-        "'1' normalises",
-    ),
 }
 
 
@@ -123,10 +81,6 @@ def test_torchvision_models(name: str) -> None:
             backbones.torchvision_model(name)
         return
     net, head = backbones.torchvision_model(name)
-    if name == "densenet121":  # norm before convolution: masked zeros would leak
-        with pytest.raises(InputError, match="norm"):
-            mask_neurons(net, head=head, example_input=torch.zeros(1, 3, 64, 64))
-        return
     mask_neurons(net, head=head, example_input=torch.zeros(1, 3, 64, 64)).add_task(2)
 
 
@@ -266,7 +220,7 @@ def test_records_and_laterals_are_part_of_the_state() -> None:
 
 
 def test_a_refused_backbone_keeps_its_head() -> None:
-    net = nn.Sequential(nn.Linear(4, 4), nn.PReLU(), nn.Linear(4, 2))
-    with pytest.raises(InputError, match="PReLU"):
+    net = nn.Sequential(nn.Linear(4, 4), nn.LazyLinear(4), nn.Linear(4, 2))
+    with pytest.raises(InputError, match="lazy"):
         mask_neurons(net, head="2", example_input=torch.zeros(1, 4))
     assert isinstance(net[2], nn.Linear)

@@ -72,6 +72,25 @@ class ResNet20Config(Block):
     bias: bool = False
 
 
+class ViTConfig(Block):
+    """``dsn.backbones.vit``; ``patch``: pixels a side of one; ``dim``: features of a token."""
+
+    name: Literal["vit"] = "vit"
+    patch: Positive = 4
+    dim: Positive = 64
+    depth: Annotated[int, Field(gt=0, le=100)] = 4
+    heads: Positive = 4
+    dropout: Probability = 0.0
+
+
+class MobileNetConfig(Block):
+    """``dsn.backbones.mobilenet``; ``width``: channels over MobileNetV2's; ``features``: of the last."""
+
+    name: Literal["mobilenet"] = "mobilenet"
+    width: Annotated[float, Field(gt=0, le=100)] = 1.0
+    features: Positive = 256
+
+
 class TorchvisionConfig(Block):
     """Any classifier of torchvision; ``model``: its name there, ``options``: arguments of its builder."""
 
@@ -89,6 +108,8 @@ Backbone = Annotated[
     | StridedCNNConfig
     | ResNet18Config
     | ResNet20Config
+    | ViTConfig
+    | MobileNetConfig
     | TorchvisionConfig,
     Field(discriminator="name"),
 ]

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from ..computes import Computes
-from ..kinds import layer_kind
+from ..kinds import is_norm, layer_kind
 from ..layers import evaluating
 from ..norms import TaskNorm
 
@@ -73,6 +73,8 @@ class Skeleton:
         self.shapes = output_shapes(model, task)
         self.probes: dict[str, _Probe] = {}
         stand_ins = lone_norms(model, task)
+        for norm in stand_ins.values():
+            _neutralise(norm)
         for seed, (path, layer) in enumerate(model.layer_modules()):
             probe = _Probe(seed, layer_kind(layer).neuron_dim, self.shapes[path])
             self.probes[path] = stand_ins[id(layer)] = probe
@@ -127,6 +129,20 @@ def lone_norms(model: Computes, task: int) -> dict[int, Any]:
     """Copies of the norms that follow no masked layer, as ``task`` uses them, by id: a memo for deepcopy."""
     placed = {model.mask_module(path) for path in model.gates_by_path}
     return {id(norm): copy.deepcopy(norm.of(task)) for norm in model.norms() if norm not in placed}
+
+
+@torch.no_grad()
+def _neutralise(norm: nn.Module) -> None:
+    """Let a norm pass on what arrives as it is scaled, and a little more than 0 where that is 0.
+
+    With the scales and shifts that a task has learnt, a ReLU behind it could hide what other inputs bring.
+    """
+    if not is_norm(norm):
+        return
+    for name, value in (("weight", 1.0), ("bias", SIZES[0] / 4), ("running_mean", 0.0), ("running_var", 1.0)):
+        tensor = getattr(norm, name, None)
+        if tensor is not None:
+            tensor.fill_(value)
 
 
 def output_shapes(model: Computes, task: int) -> dict[str, list[torch.Size]]:

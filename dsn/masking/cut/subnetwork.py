@@ -20,13 +20,18 @@ import torch
 from torch import Tensor, nn
 
 from ..computes import Computes, weights_of
+from ..foreign import bake_in
 from ..kinds import Maskable, is_exactly, layer_kind, norm_kind
+from ..layers import evaluating
 from ..norms import TaskNorm
+from ..reach import true_size
 from ..records import Lateral
+from ..rehearsal import apart, samples
 from .cuts import Cut, plan
 from .pieces import Pools, Select, Sum, chain, kept_norm, sliced
 from .probes import FEATURES, Skeleton, lone_norms
 
+CLOSE = 1e-4  # logits apart by less are the same but for rounding
 Head = tuple[Tensor, Tensor]
 """weight [rows, d] and bias [rows] on the features of a task, in double precision"""
 
@@ -123,6 +128,31 @@ def _cut_net(model: Computes, task: int, weight: Tensor, bias: Tensor) -> nn.Mod
     skeleton = Skeleton(model, task)
     weights = {path: weight for path, (weight, _) in parameters.items()}
     cut = plan(_heard(model, task, parameters), skeleton, weights, weight)
+    net = _built(model, task, cut, skeleton, parameters, weight, bias)
+    with apart(model), evaluating(model):
+        x = samples(model, true_size(model))
+        expected = model.features(x, task).double() @ weight.T + bias
+        apart_by = (net(x) - expected).abs().amax(1)
+    if bool((apart_by <= CLOSE * (1 + expected.abs().amax(1))).all()):
+        return net
+    # the code between the layers does something else with made-up values than with these: keep all it has
+    whole = {path: torch.arange(n) for path, n in skeleton.widths.items()}
+    columns = {path: torch.arange(w.shape[1]) for path, w in weights.items()}
+    opened = {path: mask.cpu() for path, mask in model.open_neurons(task).items()}
+    cut = Cut(opened, whole, columns | {FEATURES: torch.arange(weight.shape[1])})
+    return _built(model, task, cut, skeleton, parameters, weight, bias)
+
+
+def _built(
+    model: Computes,
+    task: int,
+    cut: Cut,
+    skeleton: Skeleton,
+    parameters: Mapping[str, tuple[Tensor, Tensor | None]],
+    weight: Tensor,
+    bias: Tensor,
+) -> nn.Module:
+    """The backbone and its head as ``cut`` says, in evaluation mode."""
     replaced = lone_norms(model, task)
     for path, layer in model.layer_modules():
         site = model.mask_module(path)
@@ -133,10 +163,11 @@ def _cut_net(model: Computes, task: int, weight: Tensor, bias: Tensor) -> nn.Mod
         if isinstance(site, TaskNorm):
             replaced[id(site)] = norm
     backbone = copy.deepcopy(model.backbone, replaced)
+    bake_in(backbone)
     rows = torch.arange(len(weight))
     like = cast(nn.Linear, model.heads[str(task)])
     head = chain(sliced(like, weight, bias, rows, cut.columns[FEATURES]))
-    return nn.Sequential(OrderedDict(backbone=backbone, head=head))
+    return nn.Sequential(OrderedDict(backbone=backbone, head=head)).to(model.device).eval()
 
 
 def _heard(

@@ -13,7 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from .conv import CONVOLUTION
 from .kind import LayerKind, NormKind, per_edge, per_neuron
 from .linear import LINEAR
-from .norm import BATCH_NORM, GROUP_NORM, LAYER_NORM
+from .norm import BATCH_NORM, GROUP_NORM, LAYER_NORM, RMS_NORM
 
 __all__ = [
     "BATCH_NORM",
@@ -23,6 +23,7 @@ __all__ = [
     "LAYER_NORM",
     "LINEAR",
     "NORMS",
+    "RMS_NORM",
     "LayerKind",
     "Maskable",
     "NormKind",
@@ -49,6 +50,7 @@ NORMS: dict[type[nn.Module], NormKind] = {
     _BatchNorm: BATCH_NORM,
     nn.LayerNorm: LAYER_NORM,
     nn.GroupNorm: GROUP_NORM,
+    nn.RMSNorm: RMS_NORM,
 }
 
 
@@ -64,7 +66,8 @@ def register_norm(norms: type[nn.Module], kind: NormKind) -> None:
 
 def is_layer(module: nn.Module) -> bool:
     """Whether it has neurons that can be masked."""
-    return _class_in(module, LAYERS) is not None
+    known = _class_in(module, LAYERS)
+    return known is not None and LAYERS[known].has_neurons(module)
 
 
 def is_norm(module: nn.Module) -> bool:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ...errors import InputError
 from .kind import LayerKind, placed_like
 
 Conv = nn.Conv1d | nn.Conv2d
 
 
 class Convolution(LayerKind):
-    """``torch.nn.Conv1d`` and ``Conv2d``, each neuron of which reads all inputs."""
+    """``torch.nn.Conv1d`` and ``Conv2d``, each neuron of which reads all inputs: without groups."""
 
     neuron_dim = 1
     on_maps = True
@@ -36,12 +35,9 @@ class Convolution(LayerKind):
     def set_widths(self, layer: Conv, inputs: int, outputs: int) -> None:
         layer.in_channels, layer.out_channels = inputs, outputs
 
-    def refuse(self, path: str, layer: Conv) -> None:
-        if layer.groups > 1:
-            raise InputError(
-                f"layer '{path}' is a grouped convolution (groups={layer.groups}): a neuron then reads only "
-                "its group, which protected weights do not cover; use groups=1"
-            )
+    def has_neurons(self, layer: Conv) -> bool:
+        """Not with groups: a depthwise neuron is hardly more than a number a task, and reads one input."""
+        return layer.groups == 1
 
 
 CONVOLUTION = Convolution()

@@ -52,6 +52,10 @@ class LayerKind:
         """Say in the layer's attributes how large its weight, which is replaced, is now."""
         raise NotImplementedError
 
+    def has_neurons(self, layer: Any) -> bool:
+        """Whether its neurons can be masked; if not, each task has a copy of it (``foreign``)."""
+        return True
+
     def draw(self, layer: Any) -> None:
         """Give its parameters fresh values."""
         layer.reset_parameters()
@@ -61,13 +65,14 @@ class LayerKind:
 
 
 class NormKind:
-    """A norm behind a layer, which has a copy of it a task."""
+    """A norm, of which each task has a copy: behind a layer, whose mask follows it, or anywhere else."""
 
     mixes_neurons = True
     """whether what it makes of one neuron depends on the others"""
 
-    def refuse_place(self, path: str, norm: Any, kind: LayerKind, n: int, layer: str) -> None:
-        """Raise InputError where the norm at ``path`` does not lie along the ``n`` neurons of ``layer``."""
+    def lies_along(self, norm: Any, kind: LayerKind, n: int) -> bool:
+        """Whether it normalises the ``n`` neurons of a layer of this ``kind`` right before it."""
+        return True
 
     def multiple(self, norm: Any) -> int:
         """Layers before it have a multiple of so many neurons."""

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from ...errors import InputError
 from .kind import LayerKind, NormKind
 
 FOLDED = (nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm)
@@ -51,14 +50,9 @@ class BatchNorm(NormKind):
 class LayerNorm(NormKind):
     """``torch.nn.LayerNorm`` over the neurons, and over what follows them in a map."""
 
-    def refuse_place(self, path: str, norm: nn.LayerNorm, kind: LayerKind, n: int, layer: str) -> None:
-        lies_along = kind.neuron_dim == -1 or len(norm.normalized_shape) > 1
-        if not lies_along or norm.normalized_shape[0] != n:
-            raise InputError(
-                f"norm '{path}' normalises {tuple(norm.normalized_shape)}, "
-                f"not the {n} neurons of '{layer}': "
-                "use a LayerNorm over the neurons, or GroupNorm or BatchNorm"
-            )
+    def lies_along(self, norm: nn.LayerNorm, kind: LayerKind, n: int) -> bool:
+        along = kind.neuron_dim == -1 or len(norm.normalized_shape) > 1
+        return along and norm.normalized_shape[0] == n
 
     def widen(self, norm: nn.LayerNorm, by: int) -> None:
         first, *rest = norm.normalized_shape
@@ -67,6 +61,10 @@ class LayerNorm(NormKind):
     def fit(self, norm: nn.LayerNorm) -> None:
         if norm.weight is not None:
             norm.normalized_shape = tuple(norm.weight.shape)
+
+
+class RMSNorm(LayerNorm):
+    """``torch.nn.RMSNorm``, laid out as a layer norm is."""
 
 
 class GroupNorm(NormKind):
@@ -97,4 +95,4 @@ class GroupNorm(NormKind):
         return given
 
 
-BATCH_NORM, LAYER_NORM, GROUP_NORM = BatchNorm(), LayerNorm(), GroupNorm()
+BATCH_NORM, LAYER_NORM, GROUP_NORM, RMS_NORM = BatchNorm(), LayerNorm(), GroupNorm(), RMSNorm()

@@ -1,19 +1,24 @@
-"""What reaches what in a backbone, for any values: live inputs, and what is refused because of them."""
+"""What reaches what in a backbone, for any values: its map, and what is refused because of it."""
 
-from .columns import columns_of, laid_out, narrow_columns, narrow_parameters
+from .columns import laid_out, narrow_columns, narrow_parameters
 from .leaks import refuse_leaks
-from .live import coupled_layers, live_inputs, needed_inputs, read_inputs
+from .live import coupled_layers, inputs_known_at, live_inputs, map_of, read_inputs
+from .past_norms import free_norms_read_past
 from .sending import send
+from .sizes import small_size, true_size
 
 __all__ = [
-    "columns_of",
     "coupled_layers",
+    "free_norms_read_past",
+    "inputs_known_at",
     "laid_out",
     "live_inputs",
+    "map_of",
     "narrow_columns",
     "narrow_parameters",
-    "needed_inputs",
     "read_inputs",
     "refuse_leaks",
     "send",
+    "small_size",
+    "true_size",
 ]

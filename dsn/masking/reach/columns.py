@@ -5,19 +5,11 @@ Shapes: columns bool [d] a layer; weights [n, d, ...].
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import torch
 from torch import Tensor
 
 from ..structure import Structure
-from .live import live_inputs
-
-
-def columns_of(model: Structure, widths: Mapping[str, int]) -> dict[str, Tensor]:
-    """Which of its inputs, bool [d], each layer had when the layers were ``widths`` wide."""
-    ones = {path: torch.ones(width, dtype=torch.bool) for path, width in widths.items()}
-    return live_inputs(model, ones)[0]
+from .live import inputs_known_at
 
 
 def narrow_columns(model: Structure, task: int) -> dict[str, Tensor] | None:
@@ -30,13 +22,7 @@ def narrow_columns(model: Structure, task: int) -> dict[str, Tensor] | None:
         return None
     with model.lock:
         if row not in model.narrow_columns:
-            values = [gate.values for gate in model.gates_by_path.values()]
-            norm_tasks = [norm.task for norm in model.norms()]
-            model.narrow_columns[row] = columns_of(model, widths)
-            for gate, value in zip(model.gates_by_path.values(), values, strict=True):
-                gate.values = value
-            for norm, selected in zip(model.norms(), norm_tasks, strict=True):
-                norm.task = selected
+            model.narrow_columns[row] = inputs_known_at(model, widths)
         return model.narrow_columns[row]
 
 

@@ -1,23 +1,36 @@
-"""What masked neurons reach: found by sending values through the network instead of tracing it.
+"""What is live under given masks, read off the network's map.
 
-Each masked layer emits given values in place of its output, on an evaluation pass. What can arrive non-zero
-at a layer's input is live. What is live must be so for *any* values: a weight that is taken for dead by
-mistake is not protected, and earlier tasks change. So many kinds of values are sent (``values.py``), and what
-any of them brings is live. What cannot be decided is live: that costs plasticity, not memory.
+A weight that is taken for dead by mistake is not protected, and earlier tasks change. So what is live must be
+so for *any* values. What cannot be decided is live: that costs plasticity, not memory.
 
-Shapes: as in ``sending.py``.
+Shapes: as in ``network_map.py``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
+from ...errors import InputError
+from ..map import FEATURES, NetworkMap
 from ..structure import Structure
-from .sending import Arrivals
-from .values import BOUNDLESS, KINDS, Sender
+from .mapping import find_map
+
+
+def map_of(model: Structure) -> NetworkMap:
+    """The map of ``model``, found once for its widths."""
+    if model.network_map is None or model.network_map.widths != model.layers:
+        with model.lock:
+            values = [gate.values for gate in model.gates_by_path.values()]
+            norm_tasks = [norm.task for norm in model.norms()]
+            model.network_map = find_map(model)
+            for gate, value in zip(model.gates_by_path.values(), values, strict=True):
+                gate.values = value
+            for norm, selected in zip(model.norms(), norm_tasks, strict=True):
+                norm.task = selected
+    return model.network_map
 
 
 def live_inputs(model: Structure, masks: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Tensor]:
@@ -27,19 +40,9 @@ def live_inputs(model: Structure, masks: Mapping[str, Tensor]) -> tuple[dict[str
     its state is each task's own. Masks shorter than their layer (it has grown since) are filled up with
     zeros.
     """
-    found = Flags()
-    for kind, _ in enumerate(KINDS):
-        try:
-            arrivals = Sender(model, masks, kind).send()
-        except Exception:  # the backbone's own code, on values that it may check
-            if KINDS[kind] not in BOUNDLESS:
-                raise
-            found.everything()
-            continue
-        found.add(felt_inputs(model, arrivals, lambda arrived: arrived.ne(0)))
-        if found.full(model):
-            break
-    return found.layers(model)
+    live = map_of(model).live(masks)
+    moved = {place: flags.to(model.device) for place, flags in live.items()}
+    return {path: moved[path] for path in model.gates_by_path}, moved[FEATURES]
 
 
 def read_inputs(model: Structure, masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -50,125 +53,25 @@ def read_inputs(model: Structure, masks: Mapping[str, Tensor]) -> dict[str, Tens
     columns of a row, as weight standardisation does.
     """
     live, _ = live_inputs(model, masks)
-    seen = _seen_live(model)
+    seen = map_of(model).seen()
     return {
-        path: torch.ones_like(flags) if path in model.whole_rows else flags | ~seen[path]
+        path: torch.ones_like(flags) if path in model.whole_rows else flags | ~seen[path].to(flags.device)
         for path, flags in live.items()
     }
 
 
-def open_everywhere(model: Structure) -> dict[str, Tensor]:
-    """Masks [n] that let all neurons through."""
-    return {path: torch.ones(n, dtype=torch.bool, device=model.device) for path, n in model.layers.items()}
-
-
-def _seen_live(model: Structure) -> dict[str, Tensor]:
-    """The inputs [d] of each layer that were live with all neurons open, found once for its widths."""
-    if model.seen_live is None or model.seen_live[0] != _key(model):
-        return keep_seen_live(model, live_inputs(model, open_everywhere(model))[0])
-    return model.seen_live[1]
-
-
-def keep_seen_live(model: Structure, live: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Keep, and return, what was live with all neurons open, for as long as the model stays as wide."""
-    model.seen_live = (_key(model), live)
-    return live
-
-
-def _key(model: Structure) -> tuple[dict[str, int], torch.device]:
-    return model.layers, model.device
-
-
-def needed_inputs(model: Structure, before: int | None = None) -> dict[str, Tensor]:
-    """Which columns [d] of each layer's weight the used neurons depend on, for any committed task.
-
-    ``before``: for the tasks committed before this one. What all masks together let through, and what each of
-    them does alone: where neurons compete (top-k, a norm over them), fewer open ones can mean more felt.
-    """
-    tasks = model.committed if before is None else model.committed[: model.tasks.index(before)]
-    needed = read_inputs(model, model.used(before))
-    for task in tasks:
-        alone = _inputs_of(model, task)
-        needed = {path: flags | alone[path] for path, flags in needed.items()}
-    return needed
-
-
-def _inputs_of(model: Structure, task: int) -> dict[str, Tensor]:
-    """:func:`read_inputs` under the mask of ``task``, found once a mask and widths."""
-    masks = model.masks(task)
-    known = model.inputs_of_tasks.get(task)
-    if (
-        known is None
-        or known[0] != model.layers
-        or any(m.device != known[1][p].device or not torch.equal(known[1][p], m) for p, m in masks.items())
-    ):
-        known = model.inputs_of_tasks[task] = (model.layers, masks, read_inputs(model, masks))
-    return known[2]
-
-
-class Flags:
-    """Bool [d] by place, gathered over passes."""
-
-    def __init__(self) -> None:
-        self.flags: dict[str, Tensor] = {}
-        self.all = False
-
-    def add(self, more: Mapping[str, Tensor]) -> None:
-        for place, flags in more.items():
-            self.flags[place] = self.flags[place] | flags if place in self.flags else flags
-
-    def everything(self) -> None:
-        self.all = True
-
-    def full(self, model: Structure) -> bool:
-        """Whether nothing more can be added."""
-        return self.all or (
-            set(self.flags) >= set(model.gates_by_path) and bool(torch.cat([*self.flags.values()]).all())
-        )
-
-    def layers(self, model: Structure) -> tuple[dict[str, Tensor], Tensor]:
-        """By layer, and those of the features; where nothing ever arrived, all could be live."""
-        for path, layer in model.layer_modules():
-            if path not in self.flags:
-                self.flags[path] = torch.ones(layer.weight.shape[1], dtype=torch.bool, device=model.device)
-        if self.all:
-            self.flags = {place: torch.ones_like(flags) for place, flags in self.flags.items()}
-        return {path: self.flags[path] for path in model.gates_by_path}, self.flags["features"]
-
-
-def felt_inputs(model: Structure, arrivals: Arrivals, felt: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
-    """Which inputs [d] of each place ``felt`` something in any call; places that no call
-    reached are missing."""
-    dims = {path: gate.neuron_dim for path, gate in model.gates_by_path.items()}
-    return {
-        place: torch.stack([any_along(felt(t), dims.get(place, -1)) for t in arrived]).any(0)
-        for place, arrived in arrivals.places().items()
-        if arrived
-    }
-
-
-def any_along(flags: Tensor, dim: int) -> Tensor:
-    """Reduce bool ``flags`` to one flag for each index of dimension ``dim``."""
-    return flags.movedim(dim, 0).flatten(1).any(1)
-
-
 def coupled_layers(model: Structure) -> list[list[str]]:
-    """Groups of layers whose outputs meet in a sum or product, so that they must have
-    equally many neurons."""
-    paths = list(model.gates_by_path)
-    reached: dict[str, Tensor] = {}
-    none = {p: torch.zeros(g.n, dtype=torch.bool) for p, g in model.gates_by_path.items()}
-    unreached = ~_flat(live_inputs(model, none))
-    for path in paths:
-        alone = none | {path: torch.ones(model.gates_by_path[path].n, dtype=torch.bool)}
-        reached[path] = _flat(live_inputs(model, alone)) & unreached
-    groups: list[list[str]] = []
-    for path in paths:
-        meets = [group for group in groups if any((reached[path] & reached[other]).any() for other in group)]
-        groups = [group for group in groups if group not in meets]
-        groups.append(sorted({path, *(p for group in meets for p in group)}, key=paths.index))
-    return groups
+    """Groups of layers whose outputs meet in a sum or product: they must have equally many neurons."""
+    return map_of(model).coupled()
 
 
-def _flat(live: tuple[dict[str, Tensor], Tensor]) -> Tensor:
-    return torch.cat([*live[0].values(), live[1]])
+def inputs_known_at(model: Structure, widths: Mapping[str, int]) -> dict[str, Tensor]:
+    """Which of its inputs, bool [d], each layer had when the layers were ``widths`` wide.
+
+    Raises InputError where the map does not know.
+    """
+    found = map_of(model)
+    if found.why is not None:
+        raise InputError(f"which inputs are new cannot be found: {found.why}")
+    known = found.known_before(widths)
+    return {path: known[path].to(model.device) for path in model.gates_by_path}

@@ -11,11 +11,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
+from typing import Any
 
+import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
+from ..foreign import OwnModule
 from ..kinds import Maskable, layer_kind
 from ..layers import evaluating
+from ..map import FEATURES, Size
 from ..norms import TaskNorm
 from ..structure import Structure
 
@@ -23,9 +28,21 @@ Emit = Callable[[str, Tensor], Tensor]
 """(path, output) -> what is sent in its place; of ``output`` shape, type and device count, not its values"""
 
 
+Keep = Callable[[str, Tensor], Tensor]
+"""(place, what arrives) -> what is kept of it"""
+
+
+def kept(_place: str, x: Tensor) -> Tensor:
+    """All of it."""
+    return x.detach().clone()
+
+
 @dataclass
 class Arrivals:
-    """What one pass brought: to each layer's input, to each norm's input, and to the features."""
+    """What one pass brought: to each layer's input, to each norm's input, and to the features.
+
+    To norms, only where all that arrives is kept.
+    """
 
     layers: dict[str, list[Tensor]]
     norms: dict[str, list[Tensor]]
@@ -33,7 +50,7 @@ class Arrivals:
 
     def places(self) -> dict[str, list[Tensor]]:
         """What arrived at each layer and at the "features"."""
-        return {**self.layers, "features": [self.features]}
+        return {**self.layers, FEATURES: [self.features]}
 
 
 def send(
@@ -43,6 +60,9 @@ def send(
     *,
     raw: Emit | None = None,
     free_norms: Emit | None = None,
+    own: Emit | None = None,
+    keep: Keep = kept,
+    size: Size | None = None,
 ) -> Arrivals:
     """Run the backbone on ``x`` while each layer emits values where its mask is applied.
 
@@ -50,15 +70,21 @@ def send(
         emit: the values, or one number a neuron, [n] by path.
         raw: what a layer gives past its mask, before a norm that the mask follows; by default zeros.
         free_norms: what norms emit that stand behind no layer; by default they compute.
+        own: (name, tensor) -> what each of ``model.own_tensors`` is during the pass: parameters and buffers
+            that every task has its own of; by default what they are.
+        keep: (place, what arrives) -> what is kept of it; by default a copy.
+        size: of ``x``; by default that which values are sent at.
     """
     layers: dict[str, list[Tensor]] = {path: [] for path in model.gates_by_path}
     norms: dict[str, list[Tensor]] = {}
     emitted = _broadcast(model, emit) if isinstance(emit, Mapping) else emit
+    maps = (size or model.size).maps
+    watched = keep is kept
 
     def layer_forward(path: str, layer: Maskable, masked_here: bool) -> Callable[[Tensor], Tensor]:
         def forward(input: Tensor) -> Tensor:
-            shape = _output_shape(model, path, layer, input, len(layers[path]))
-            layers[path].append(input.detach().clone())
+            shape = _output_shape(model, maps[path], path, layer, input, len(layers[path]))
+            layers[path].append(keep(path, input))
             output = input.new_zeros(shape)
             if masked_here:
                 return emitted(path, output)
@@ -69,9 +95,12 @@ def send(
     def norm_forward(path: str, norm: TaskNorm, send_on: Emit | None) -> Callable[[Tensor], Tensor]:
         compute = norm.forward
 
-        def forward(x: Tensor) -> Tensor:
-            norms[path].append(x.detach().clone())
-            return compute(x) if send_on is None else send_on(path, x)
+        def forward(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+            if watched:
+                norms[path].append(kept(path, x))
+            if send_on is None:
+                return compute(x, *args, **kwargs)
+            return send_on(path, compute(x, *args, **kwargs) if isinstance(norm, OwnModule) else x)
 
         return forward
 
@@ -87,8 +116,9 @@ def send(
                 behind = layer_of.get(path)
                 placed = None if behind is None else _named(emitted, behind)
                 _stand_in(stack, norm, norm_forward(path, norm, placed or free_norms))
-        features = model.backbone(x)
-    return Arrivals(layers, norms, features)
+        tensors = {name: own(name, tensor) for name, tensor in model.own_tensors()} if own else {}
+        features = functional_call(model.backbone, tensors, (x,), tie_weights=False)
+    return Arrivals(layers, norms, keep(FEATURES, features))
 
 
 def _stand_in(stack: ExitStack, module: nn.Module, forward: Callable[..., Tensor]) -> None:
@@ -108,6 +138,7 @@ def _broadcast(model: Structure, values: Mapping[str, Tensor]) -> Emit:
     return emit
 
 
-def _output_shape(model: Structure, path: str, layer: Maskable, x: Tensor, call: int) -> tuple[int, ...]:
-    calls = model.map_sizes[path]
+def _output_shape(
+    model: Structure, calls: list[torch.Size], path: str, layer: Maskable, x: Tensor, call: int
+) -> tuple[int, ...]:
     return layer_kind(layer).output_shape(x, model.gates_by_path[path].n, calls[min(call, len(calls) - 1)])

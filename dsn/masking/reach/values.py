@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from functools import cache
 
 import torch
 from torch import Tensor
 
+from ..map import Size
 from ..structure import Structure
-from .sending import Arrivals, send
+from .sending import Arrivals, Keep, kept, send
 
 BATCH = 3  # samples sent at once, so that statistics over the batch are felt too
 POOL = 2**17 - 1  # a prime, so that no two rows of a map, and no two samples, are alike
@@ -24,13 +26,18 @@ Values = Callable[[torch.Size, torch.Generator], Tensor]
 
 
 def _pooled(draw: Values) -> Values:
-    """As ``draw``, but for large shapes :data:`POOL` numbers over and over, which are made much faster."""
+    """As ``draw``, but large shapes are cut from the same :data:`POOL` numbers, over and over, at random."""
+
+    @cache
+    def pool() -> Tensor:
+        return draw(torch.Size([POOL]), torch.Generator().manual_seed(0))
 
     def drawn(shape: torch.Size, random: torch.Generator) -> Tensor:
         n = math.prod(shape)
-        if n <= POOL:
+        if n <= POOL // 16:
             return draw(shape, random)
-        return draw(torch.Size([POOL]), random).repeat(-(-n // POOL))[:n].view(shape)
+        start = int(torch.randint(POOL, (), generator=random))
+        return pool().repeat(-(-(n + start) // POOL))[start : start + n].view(shape)
 
     return drawn
 
@@ -104,35 +111,56 @@ class Sender:
         masks: Mapping[str, Tensor] | None,
         kind: int,
         zero: float | None = None,
+        *,
+        size: Size | None = None,
+        batch: int = BATCH,
     ) -> None:
         self.model, self.masks, self.kind, self.zero = model, masks, kind, zero
+        self.size, self.batch = size or model.size, batch
         self.random = torch.Generator().manual_seed(kind)
         self.signs = torch.Generator().manual_seed(kind)
 
     def draw(self, like: Tensor) -> Tensor:
-        return KINDS[self.kind](like.shape, self.random).to(like)
+        shape = torch.Size([*[1] * (2 - like.dim()), *like.shape])  # a batch, and neurons
+        return KINDS[self.kind](shape, self.random).view_as(like).to(like)
 
     def __call__(self, path: str, output: Tensor) -> Tensor:
-        if self.zero is None:
-            zeros = _zeros_of_both_signs(output.shape, self.signs).to(output)
-        else:
-            zeros = torch.full_like(output, self.zero)
         if self.masks is None:
-            return zeros
+            return self._zeros(output)
         gate = self.model.gates_by_path[path]
         mask = torch.zeros(gate.n, dtype=torch.bool, device=output.device)
         mask[: len(self.masks[path])] = self.masks[path].to(mask)
         shape = [1] * output.dim()
         shape[gate.neuron_dim] = gate.n
-        return torch.where(mask.view(shape), self.draw(output), zeros)
+        mask = mask.view(shape)
+        if KINDS[self.kind] in BOUNDLESS:  # the same all over a map
+            few = output.new_empty(torch.broadcast_shapes(mask.shape, (len(output), *shape[1:])))
+            return torch.where(mask, self.draw(few), self._zeros(few)).expand_as(output).contiguous()
+        if self.zero is None:  # a finite value times 0 is a 0 of the value's sign
+            return self.draw(output) * mask
+        return torch.where(mask, self.draw(output), self._zeros(output))
 
-    def send(self) -> Arrivals:
-        """One pass; the network's own input and norms that stand behind no layer are not masked."""
-        return send(self.model, self, self.x(), free_norms=lambda _path, output: self.draw(output))
+    def _zeros(self, output: Tensor) -> Tensor:
+        if self.zero is None:
+            return _zeros_of_both_signs(output.shape, self.signs).to(output)
+        return torch.full_like(output, self.zero)
+
+    def own(self, _name: str, tensor: Tensor) -> Tensor:
+        """What every task has its own of may be anything."""
+        return self.draw(tensor)
+
+    def send(self, keep: Keep = kept) -> Arrivals:
+        """One pass; what is each task's own is not masked, and may be anything.
+
+        That is the network's input, what norms give that stand behind no layer, and own tensors: what their
+        values as they are now make of a 0, or hide by one, says nothing of later ones.
+        """
+        return send(self.model, self, self.x(), free_norms=self.own, own=self.own, keep=keep, size=self.size)
 
     def x(self) -> Tensor:
-        return self.draw(zero_input(self.model))
+        return self.draw(self.size.zeros(self.model, self.batch))
 
 
 def zero_input(model: Structure) -> Tensor:
-    return torch.zeros((BATCH, *model.input_shape[1:]), device=model.device, dtype=model.dtype)
+    """At the size that values are sent at."""
+    return model.size.zeros(model, BATCH)

@@ -1,0 +1,118 @@
+"""The map says what sending values under each mask says, and no less in networks that nobody sees through."""
+
+import random
+import warnings
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dsn import MaskedModel, mask_neurons
+from dsn.masking.map import NONE, SEVERAL
+from dsn.masking.reach import live_inputs, map_of
+from dsn.masking.reach.mapping import code, read
+from tests.masking.grammar import random_net, wrapped
+from tests.masking.sent import sent_live_inputs
+from tests.masking.test_wrapping import Free
+from tests.nets import NETS, make
+
+
+def squeezed(self: nn.Module, x: Tensor) -> Tensor:
+    h = self.a(x)
+    return self.d(F.relu(h) * torch.sigmoid(self.c(F.relu(self.b(h.mean((2, 3))))))[:, :, None, None])
+
+
+OTHERS = {
+    "squeeze and excite": lambda: nn.Sequential(
+        Free(
+            squeezed, a=nn.Conv2d(3, 8, 3), b=nn.Linear(8, 4), c=nn.Linear(4, 8), d=nn.Conv2d(8, 5, 1)
+        ),
+        nn.Flatten(),
+    ),
+    "gated halves": lambda: nn.Sequential(nn.Flatten(), nn.Linear(192, 12), nn.GLU(), nn.Linear(6, 5)),
+    "softmax": lambda: nn.Sequential(nn.Flatten(), nn.Linear(192, 12), nn.Softmax(1), nn.Linear(12, 5)),
+    "pre-activation": lambda: nn.Sequential(
+        nn.Conv2d(3, 6, 3), nn.ReLU(), nn.BatchNorm2d(6), nn.ReLU(), nn.Conv2d(6, 4, 3), nn.Flatten()
+    ),
+}  # fmt: skip
+
+
+def made(net: str) -> MaskedModel:
+    torch.manual_seed(0)
+    return make(net)[0] if net in NETS else mask_neurons(OTHERS[net](), example_input=torch.zeros(1, 3, 8, 8))
+
+
+def random_masks(model: MaskedModel, seed: int, share: float) -> dict[str, Tensor]:
+    drawn = torch.Generator().manual_seed(seed)
+    return {path: torch.rand(n, generator=drawn) < share for path, n in model.layers.items()}
+
+
+@pytest.mark.parametrize("net", [*NETS, *OTHERS])
+def test_the_map_says_what_sending_says(net: str) -> None:
+    model = made(net)
+    for seed, share in enumerate((0.0, 0.1, 0.5, 0.5, 0.9, 1.0)):
+        masks = random_masks(model, seed, share)
+        live, features = live_inputs(model, masks)
+        sent = sent_live_inputs(model, masks)
+        assert {*live, "features"} == set(sent)
+        for place, flags in (live | {"features": features}).items():
+            assert torch.equal(flags, sent[place]), place
+
+
+@settings(max_examples=15, deadline=None, derandomize=True)
+@given(st.integers(0, 2**16), st.sampled_from((0.2, 0.5, 0.8)))
+def test_in_odd_networks_the_map_says_no_less(seed: int, share: float) -> None:
+    torch.manual_seed(seed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = wrapped(random_net(random.Random(seed)))
+        if isinstance(model, str):
+            return
+        masks = random_masks(model, seed, share)
+        live, features = live_inputs(model, masks)
+        for place, flags in sent_live_inputs(model, masks).items():
+            assert not bool((flags & ~(live | {"features": features})[place]).any())
+
+
+def test_a_column_that_feels_only_two_neurons_together_makes_its_place_live() -> None:
+    """NaN does not pass, and one neuron alone brings nothing: no code tells, random masks do."""
+
+    def pairs(self: nn.Module, x: Tensor) -> Tensor:
+        h = torch.where(self.a(x).abs() > 2.5, self.a(x), torch.zeros(()))
+        return self.b(h * torch.where(self.c(x).abs() > 2.5, self.c(x), torch.zeros(())))
+
+    net = Free(pairs, a=nn.Linear(4, 20), c=nn.Linear(4, 20), b=nn.Linear(20, 5))
+    model = mask_neurons(net, example_input=torch.zeros(1, 4))
+    assert bool(live_inputs(model, random_masks(model, 0, 0.0))[0]["b"].all())
+
+
+@given(st.integers(1, 300), st.data())
+@settings(deadline=None)
+def test_a_column_spells_the_neuron_it_feels(n: int, data: st.DataObject) -> None:
+    words = code(n)
+    one, other = (data.draw(st.integers(0, n - 1)) for _ in range(2))
+    spelled = torch.stack([words[one], words[one] | words[other], torch.zeros(words.shape[1]).bool()], 1)
+    link = read(spelled, words)
+    assert link.neurons.tolist() == [one, one if one == other else SEVERAL, NONE]
+    assert len(link.sets) == (one != other)
+
+
+def test_large_images_are_probed_small_and_verified_as_they_are() -> None:
+    """A network that does something else to large images than to small ones."""
+
+    def forward(self: nn.Module, x: Tensor) -> Tensor:
+        h = F.relu(self.a(x))
+        if h.shape[2] > 100:
+            h = h + h.mean(1, keepdim=True)
+        return self.b(h.mean((2, 3)))
+
+    torch.manual_seed(0)
+    net = Free(forward, a=nn.Conv2d(3, 16, 1), b=nn.Linear(16, 5))
+    small = mask_neurons(net, example_input=torch.zeros(1, 3, 80, 80))
+    assert not bool(map_of(small).always["b"].any())
+    large = mask_neurons(small.unmask(), example_input=torch.zeros(1, 3, 160, 160))
+    assert large.size.shape == (1, 3, 64, 64)
+    assert bool(map_of(large).always["b"].all())
