@@ -18,6 +18,7 @@ from torch import nn
 from dsn import InputError, MaskedModel, ProtectedWeights, backbones, mask_neurons
 
 SIZES = (64, 224, 256, 299)
+AUXILIARY = ("googlenet", "inception_v3")  # have classifiers in their middle, for training from scratch
 TIMM = (
     "resnetv2_50x1_bit", "tf_efficientnet_b0", "mobilenetv3_small_100", "vit_tiny_patch16_224",
     "convnext_atto", "mixer_s32_224", "dm_nfnet_f0", "regnetx_002", "ghostnet_100", "res2net50_26w_4s",
@@ -29,7 +30,8 @@ TIMM = (
 def networks() -> Iterator[tuple[str, Callable[[], tuple[nn.Module, str | None]]]]:
     """(name, builder of the network and the path of its head)."""
     for name in torchvision.models.list_models(module=torchvision.models):
-        yield f"torchvision {name}", partial(backbones.torchvision_model, name)
+        options = {"aux_logits": False, "init_weights": False} if name in AUXILIARY else {}
+        yield f"torchvision {name}", partial(backbones.torchvision_model, name, **options)
     try:
         import timm
     except ImportError:
@@ -87,9 +89,10 @@ def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--only", default="", help="networks whose name has this text")
+    parser.add_argument("--below", type=float, default=1e9, help="networks of fewer million weights")
     args = parser.parse_args()
     warnings.simplefilter("ignore")
-    counts = {"wraps": 0, "refused": 0, "forgets": 0}
+    counts = {"wraps": 0, "refused": 0, "forgets": 0, "left out": 0}
     print("| network | image | wrapping | seconds | first task's logits moved, or why refused |")
     print("|---|---:|---|---:|---|", flush=True)
     for name, build in networks():
@@ -99,6 +102,9 @@ def main() -> None:
         size, start = 0, time.process_time()
         try:
             net, head = build()
+            if sum(p.numel() for p in net.parameters()) > 1e6 * args.below:
+                counts["left out"] += 1
+                continue
             size = smallest_size(net)
             start = time.process_time()
             model = mask_neurons(net, head=head, example_input=torch.zeros(1, 3, size, size))
@@ -111,7 +117,10 @@ def main() -> None:
             verdict, said = ("wraps" if distance == 0 else "forgets"), f"{distance:g}"
         counts[verdict] += 1
         print(f"| {name} | {size} | {verdict} | {seconds:.1f} | {said} |", flush=True)
-    print(f"\n{counts['wraps']} wrap, {counts['refused']} are refused, {counts['forgets']} forget.")
+    print(
+        f"\n{counts['wraps']} wrap, {counts['refused']} are refused, {counts['forgets']} forget, "
+        f"{counts['left out']} are larger than was asked for."
+    )
 
 
 if __name__ == "__main__":

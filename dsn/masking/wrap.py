@@ -16,8 +16,9 @@ def mask_neurons(
     """Wrap ``backbone`` so that each task gets a mask over its neurons, a head and norm state of its own.
 
     Args:
-        backbone: any module made of Linear, Conv1d, Conv2d, batch, layer or group norm and layers without
-            parameters; it is changed in place, :meth:`MaskedModel.unmask` gives it back.
+        backbone: any module made for the most part of Linear, Conv1d, Conv2d, norms and attention; of what
+            else has parameters each task gets a copy (``foreign``). It is changed in place,
+            :meth:`MaskedModel.unmask` gives it back.
         example_input: one batch as the backbone takes it, e.g. ``torch.zeros(1, 3, 32, 32)``.
         head: path of the classifier (a Linear) that the tasks' own heads replace; None where the backbone
             returns features [batch, d].
