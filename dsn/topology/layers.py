@@ -22,8 +22,8 @@ Masks = dict[str, Tensor]
 def weights_of(network: nn.Module) -> dict[str, Tensor]:
     """The weight of every Linear and Conv, by path. Raises InputError for a grouped convolution."""
     layers = {path: module for path, module in network.named_modules() if is_layer(module)}
-    for path, layer in layers.items():
-        if (groups := getattr(layer, "groups", 1)) != 1:
+    for path, module in network.named_modules():
+        if (groups := getattr(module, "groups", 1)) != 1 and "weight" in module._parameters:
             raise InputError(
                 f"'{path}' is a convolution of {groups} groups: paths are counted only where every neuron "
                 "may read every input; use groups=1"

@@ -18,15 +18,19 @@ import torch
 from .wiring import INPUT, OUTPUT, Link, Stage, Wiring
 
 
-def most_nodes(wiring: Wiring, weights: Mapping[str, int]) -> int:
-    """Upper limit of the effective nodes, inputs included, of a mask with ``weights`` a layer, by path."""
+def most_nodes(wiring: Wiring, weights: Mapping[str, int], room: Mapping[str, int] | None = None) -> int:
+    """Upper limit of the effective nodes, inputs included, of a mask with ``weights`` a layer, by path.
+
+    ``room``: how many neurons a layer has, where that is fewer than in ``wiring``.
+    """
     reach = dict.fromkeys(wiring.widths, 0)
     for stage in [*wiring.stages, OUTPUT]:
         for link in wiring.links[stage]:
             columns = wiring.inputs[OUTPUT] if stage == OUTPUT else weights[stage[0]]
             reach[link.source] += columns * _meet(link)
     found: dict[str, int] = {}
-    for stage, n in wiring.widths.items():
+    for stage, width in wiring.widths.items():
+        n = min(width, (room or {}).get(stage[0], width))
         most = min(n, reach[stage]) if stage == INPUT else min(n, reach[stage], weights[stage[0]])
         found[stage[0]] = min(n, found.get(stage[0], 0) + most)  # a layer that is called several times
     return sum(found.values())

@@ -145,6 +145,7 @@ def subnetwork_topology(
         plastic={p: int(masks[p].sum() * active[p].sum() - fixed[p]) for p in masks},
         open_neurons={path: mask for path, mask in masks.items() if path != head},
         saturated=_saturated(masks, used, room),
+        room=room,
     )
 
 
@@ -156,6 +157,7 @@ def _with_edges(
     Of a layer that is wholly its own every weight is plastic. ``masks`` and ``used`` say who owns neurons.
     """
     assert model.edges is not None
+    room = {path: len(mask) for path, mask in model.masks(task).items()}
     edges = {path: read.cpu() for path, read in model.edges.read(model, task).items()}
     own = {path: masks[path] & ~used[path] for path in masks}
     opened = _wide(model, model.open_neurons(task))
@@ -177,7 +179,8 @@ def _with_edges(
         free=_share(_log_paths(wiring, free), whole),
         plastic={path: int(mask.sum() * active[path].sum()) for path, mask in own.items()},
         open_neurons=opened,
-        saturated=_saturated(masks, used, {path: len(mask) for path, mask in model.masks(task).items()}),
+        saturated=_saturated(masks, used, room),
+        room=room,
     )
 
 
@@ -196,6 +199,7 @@ def _found(
     plastic: dict[str, int],
     open_neurons: Mapping[str, Tensor],
     saturated: list[str],
+    room: Mapping[str, int],
 ) -> TaskTopology:
     widths = {path: int(mask.sum()) for path, mask in open_neurons.items()}
     weights = {path: layer.effective_parameters for path, layer in whole.layers.items()}
@@ -212,7 +216,7 @@ def _found(
         narrowest_neurons=widths[narrowest],
         collapsed=[p for p in widths if p in whole.collapsed or widths[p] < min(2, len(open_neurons[p]))],
         saturated=saturated,
-        most_nodes=most_nodes(wiring, weights),
+        most_nodes=most_nodes(wiring, weights, room),
         most_log10_paths=most_log10_paths(wiring, weights, taps),
     )
 

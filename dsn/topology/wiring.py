@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from dsn.errors import InputError
+from dsn.masking.foreign import OwnModule
 from dsn.masking.kinds import Maskable, is_layer, is_norm, layer_kind
 from dsn.masking.layers import evaluating
 from dsn.masking.norms import TaskNorm
@@ -130,7 +131,7 @@ def _with_stand_ins(network: nn.Module, input_shape: Sequence[int]) -> tuple[dic
     }
     memo: dict[int, nn.Module] = {id(layers[path]): stand_in for path, stand_in in stand_ins.items()}
     for module in network.modules():
-        if isinstance(module, TaskNorm) or is_norm(module):
+        if (isinstance(module, TaskNorm) and not isinstance(module, OwnModule)) or is_norm(module):
             memo[id(module)] = nn.Identity()
     return stand_ins, copy.deepcopy(network, memo).cpu().eval()
 

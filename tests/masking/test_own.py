@@ -40,12 +40,12 @@ class Tokens(nn.Module):
         self.scale = nn.Parameter(torch.full((12,), 1e-6))
         self.norm, self.last = nn.LayerNorm(12), nn.RMSNorm(12)
         self.up, self.act, self.down = nn.Linear(12, 20), nn.PReLU(), nn.Linear(20, 12)
-        self.mean, self.instance = RunningMean(12), nn.InstanceNorm1d(5, track_running_stats=True)
+        self.mean = RunningMean(12)
 
     def forward(self, x: Tensor) -> Tensor:
         h = torch.cat([self.token.expand(len(x), -1, -1), self.embed(x.view(len(x), 4, 8))], 1) + self.places
         h = h + self.scale * self.down(self.act(self.up(self.norm(h))))
-        return self.mean(self.last(self.instance(h)))[:, 0] + h.mean(1)
+        return self.mean(self.last(h))[:, 0] + h.mean(1)
 
 
 class Encoder(nn.Module):
@@ -69,11 +69,14 @@ class Inverted(nn.Module):
         self.stem = nn.Conv2d(2, 6, 3, padding=1)
         self.expand, self.norm = nn.Conv2d(6, 12, 1, bias=False), nn.BatchNorm2d(12)
         self.depth, self.depth_norm = nn.Conv2d(12, 12, 3, padding=1, groups=12), nn.BatchNorm2d(12)
-        self.grouped = nn.Conv2d(12, 12, 1, groups=3)
+        self.grouped, self.even = (
+            nn.Conv2d(12, 12, 1, groups=3),
+            nn.InstanceNorm2d(6, track_running_stats=True),
+        )
         self.project, self.project_norm = nn.Conv2d(12, 6, 1, bias=False), nn.BatchNorm2d(6)
 
     def forward(self, x: Tensor) -> Tensor:
-        h = F.relu6(self.stem(x.view(len(x), 2, 4, 4)))
+        h = F.relu6(self.even(self.stem(x.view(len(x), 2, 4, 4))))
         inner = F.relu6(self.norm(self.expand(h)))
         inner = F.relu6(self.depth_norm(self.depth(inner)))
         return (h + self.project_norm(self.project(self.grouped(inner)))).mean((2, 3))
