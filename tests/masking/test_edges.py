@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from dsn import InputError, ProtectedWeights, grow, mask_neurons
+from dsn.backbones import alexnet, lenet, small_cnn
 from dsn.baselines.memory import masked_model_memory
 from dsn.masking.bits import pack_bits
 from dsn.masking.computes import weights_of
@@ -306,7 +307,7 @@ def test_bytes_a_task_are_bits_of_what_it_does_not_own_own_biases_and_small_laye
         for path, layer in model.layer_modules():
             n, own = len(layer.weight), int((model.masks(task)[path] & ~model.used(before=task)[path]).sum())
             expected += -(-n // 8) + 4 * n * (layer.bias is not None)
-            whole = layer.weight.numel() * 4 <= 2048
+            whole = model.edges.of(path).whole
             expected += 4 * layer.weight.numel() if whole else -(-(n - own) * layer.weight[0].numel() // 8)
         norms = sum(t.numel() * t.element_size() for norm in model.norms() for t in norm.of(task).buffers())
         norms += sum(p.numel() * 4 for norm in model.norms() for p in norm.of(task).parameters())
@@ -324,3 +325,18 @@ def test_bad_settings_are_refused_by_name():
     with pytest.raises(InputError, match="at least 1"):
         model.add_task(3, planned_tasks=0)
     assert model.tasks == []
+
+
+def test_a_first_convolution_is_a_tasks_own_at_any_width_and_a_stored_model_says_which_are():
+    x = torch.zeros(1, 3, 32, 32)
+    for net in (*(small_cnn(width=width) for width in (16, 24, 48)), lenet(), alexnet()):
+        model = mask_neurons(net, example_input=x, edges="own_and_read", rehearse=False)
+        first, *others = [edges.whole for _, edges in model.edges.by_path()]
+        assert first and not any(others)
+    model, x = taught("small_cnn")
+    path = next(path for path, edges in model.edges.by_path() if edges.whole)
+    logits = model.eval()(x, 0)
+    other, _ = make("small_cnn")
+    other.edges.of(path).whole = False  # as an older version chose
+    other.load_state_dict(model.state_dict())
+    assert other.edges.of(path).whole and torch.equal(other.eval()(x, 0), logits)

@@ -13,7 +13,9 @@ its commit are open beside them. While a task is learnt each edge that it does n
 straight-through. Its choice is 0 or 1 (``own_and_read``: 1 for the larger half of a layer's |score|), or -1
 or 1 (``own_and_sign``: the sign of the score; Koster et al., "Signing the supermask", ICLR 2022,
 choose among all three). At the commit it becomes packed bits; without scores (``own``) everything is read as
-it is. Biases are the task's own, and so are whole layers of at most 2 kB of weights.
+it is. Biases are the task's own, and so are whole layers that take few bytes: at most 2 kB, or at most a
+twentieth of what a bit for every edge of the network takes. A first convolution is one of them, as a rule;
+each task starts it from that of the task before.
 
 Shapes: W [n, d, ...]; own, earlier, open: bool [n]; scores and bits of the r rows that are read [r, d, ...].
 """
@@ -36,7 +38,7 @@ from .layer import LayerEdges
 from .owners import Owners, bits_of
 
 EDGES = ("none", "own_and_read", "own_and_sign", "own")
-WHOLE_BYTES = 2048  # a layer with no more bytes of weights is wholly a task's own
+WHOLE_BYTES, WHOLE_SHARE = 2048, 0.05  # a layer of no more bytes, or share of all bits, is a task's own
 CACHED = 4  # committed tasks whose weights are kept ready
 
 
@@ -59,8 +61,10 @@ class Edges(nn.Module):
         self._seed = int(self.seed)  # on the host
         self._still: tuple[tuple[object, ...], dict[str, Tensor], dict[str, Tensor]] | None = None
         self._cache: dict[int, tuple[list[Tensor], tuple[object, ...], dict[str, Tensor]]] = {}
+        edges = sum(layer.weight.numel() for _, layer in model.layer_modules())
+        few = max(WHOLE_BYTES, WHOLE_SHARE * edges / 8)
         for path, layer in model.layer_modules():
-            whole = layer.weight.numel() * layer.weight.element_size() <= WHOLE_BYTES
+            whole = layer.weight.numel() * layer.weight.element_size() <= few
             self.layers[path.replace(".", "/")] = LayerEdges(whole, mode == "own_and_sign")
             layer.weight.data.copy_(self.initial(path, layer.weight))
             model.gates_by_path[path].opens_unowned = True

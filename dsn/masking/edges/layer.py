@@ -114,8 +114,9 @@ class LayerEdges(nn.Module):
         return {"weights": self.weights, "biases": self.biases}
 
     def take_structure(self, state: Mapping[str, Tensor], prefix: str, like: Tensor) -> None:
-        """Make room for what ``state`` holds under ``prefix``."""
+        """Make room for what ``state`` holds under ``prefix``; it also says whether the layer is whole."""
         self.forget()
+        self.whole = is_whole(state, prefix, self.whole)
         own, scores = state.get(f"{prefix}own"), state.get(f"{prefix}scores")
         self.own = self.own.new_zeros(0 if own is None else len(own))
         self.scores = None if scores is None else nn.Parameter(like.new_zeros(scores.shape))
@@ -127,3 +128,8 @@ class LayerEdges(nn.Module):
                 if key.startswith(f"{prefix}{name}."):
                     kept[key.removeprefix(f"{prefix}{name}.")] = nn.Parameter(like.new_zeros(value.shape))
         self.bits.to(like.device)
+
+
+def is_whole(state: Mapping[str, Tensor], prefix: str, otherwise: bool) -> bool:
+    """Whether a stored layer is wholly that of its tasks; ``otherwise`` where none is stored."""
+    return any(key.startswith(f"{prefix}weights.") for key in state) if len(state["task_ids"]) else otherwise

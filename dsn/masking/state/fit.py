@@ -11,6 +11,7 @@ from torch import Tensor
 from ...errors import InputError
 from ..bits import unpack_bits
 from ..computes import Computes
+from ..edges.layer import is_whole
 from ..norms import TaskNorm
 from ..records import TaskRecord
 
@@ -149,17 +150,17 @@ def _edges(
     known = set()
     for path, edges in model.edges.by_path():
         start, weight = f"edges.layers.{path.replace('.', '/')}.", state[f"backbone.{path}.weight"]
-        learning = tasks[len(widths[path]) :]
+        learning, whole = tasks[len(widths[path]) :], is_whole(state, start, edges.whole)
         known.add(_typed(state, f"{start}own", torch.bool, 1))
         if learning and len(state[f"{start}own"]) != len(weight):
             raise InputError(f"the stored model's '{start}own' is not as long as layer '{path}' is wide")
-        if learning and model.edges.chooses and not edges.whole:
+        if learning and model.edges.chooses and not whole:
             known.add(_typed(state, f"{start}scores", weight.dtype, weight.dim()))
         for row, task in enumerate(tasks):
             width = widths[path][row] if row < len(widths[path]) else len(weight)
-            if model.edges.chooses and not edges.whole and row < len(widths[path]):
+            if model.edges.chooses and not whole and row < len(widths[path]):
                 known.add(_typed(state, f"{start}bits.{task}", torch.uint8, 1))
-            if edges.whole:
+            if whole:
                 known.add(_typed(state, f"{start}weights.{task}", weight.dtype, weight.dim()))
             if model.layer(path).bias is not None:
                 known.add(_sized(state, f"{start}biases.{task}", [width]))
