@@ -100,13 +100,6 @@ class Structure(nn.Module):
         """Every norm of the backbone."""
         return iter(self._norms)
 
-    def own_tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """Parameters and buffers of the backbone, beside norms, that each task has its own of, by name.
-
-        While values are sent to find what reaches what (``reach``), they may be anything.
-        """
-        return iter(())
-
     @property
     def device(self) -> torch.device:
         """Where the backbone's weights are."""

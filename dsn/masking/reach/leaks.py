@@ -69,5 +69,4 @@ def _refuse_signs(model: Structure) -> None:
 def _with_norms_computing(
     model: Structure, masks: Mapping[str, Tensor], kind: int, zero: float | None, x: Tensor
 ) -> Arrivals:
-    sender = Sender(model, masks, kind, zero)
-    return send(model, sender, x, own=sender.own)
+    return send(model, Sender(model, masks, kind, zero), x)

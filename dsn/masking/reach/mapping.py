@@ -280,7 +280,6 @@ def _changed_once(model: Structure, rows: Rows, kind: int) -> dict[str, Tensor]:
             emit,
             x,
             free_norms=alike,
-            own=calm.own,
             keep=lambda place, x: differs_from_first(x, _dim(model, place)),
         )
     return {place: torch.stack(calls).any(0).cpu() for place, calls in arrivals.places().items() if calls}

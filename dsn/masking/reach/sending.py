@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from ..foreign import OwnModule
 from ..kinds import Maskable, layer_kind
@@ -60,7 +59,6 @@ def send(
     *,
     raw: Emit | None = None,
     free_norms: Emit | None = None,
-    own: Emit | None = None,
     keep: Keep = kept,
     size: Size | None = None,
 ) -> Arrivals:
@@ -69,9 +67,8 @@ def send(
     Args:
         emit: the values, or one number a neuron, [n] by path.
         raw: what a layer gives past its mask, before a norm that the mask follows; by default zeros.
-        free_norms: what norms emit that stand behind no layer; by default they compute.
-        own: (name, tensor) -> what each of ``model.own_tensors`` is during the pass: parameters and buffers
-            that every task has its own of; by default what they are.
+        free_norms: what norms emit that stand behind no layer, and what is each task's own (``foreign``);
+            by default they compute.
         keep: (place, what arrives) -> what is kept of it; by default a copy.
         size: of ``x``; by default that which values are sent at.
     """
@@ -116,8 +113,7 @@ def send(
                 behind = layer_of.get(path)
                 placed = None if behind is None else _named(emitted, behind)
                 _stand_in(stack, norm, norm_forward(path, norm, placed or free_norms))
-        tensors = {name: own(name, tensor) for name, tensor in model.own_tensors()} if own else {}
-        features = functional_call(model.backbone, tensors, (x,), tie_weights=False)
+        features = model.backbone(x)
     return Arrivals(layers, norms, keep(FEATURES, features))
 
 

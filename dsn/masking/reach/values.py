@@ -155,7 +155,7 @@ class Sender:
         That is the network's input, what norms give that stand behind no layer, and own tensors: what their
         values as they are now make of a 0, or hide by one, says nothing of later ones.
         """
-        return send(self.model, self, self.x(), free_norms=self.own, own=self.own, keep=keep, size=self.size)
+        return send(self.model, self, self.x(), free_norms=self.own, keep=keep, size=self.size)
 
     def x(self) -> Tensor:
         return self.draw(self.size.zeros(self.model, self.batch))
