@@ -43,6 +43,9 @@ class ProtectedWeights:
         if not any(bool(mask.any()) for mask in used.values()):
             return
         inputs = read_inputs(model, used)
+        for task in model.committed if before is None else model.committed[: model.tasks.index(before)]:
+            alone = read_inputs(model, model.masks(task))  # fewer open neurons can mean more felt: a top-k
+            inputs = {path: flags | alone[path] for path, flags in inputs.items()}
         for path, layer in model.layer_modules():
             self._keep(layer.weight, layer_kind(layer).block(layer.weight, used[path], inputs[path]))
             if layer.bias is not None:

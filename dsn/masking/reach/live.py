@@ -9,6 +9,7 @@ Shapes: as in ``network_map.py``.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -16,7 +17,11 @@ from torch import Tensor
 from ...errors import InputError
 from ..map import FEATURES, NetworkMap
 from ..structure import Structure
+from .comparing import felt
 from .mapping import find_map
+from .values import KINDS, Sender
+
+_SENT: WeakKeyDictionary[Structure, dict[tuple[str, bytes], dict[str, Tensor]]] = WeakKeyDictionary()
 
 
 def map_of(model: Structure) -> NetworkMap:
@@ -50,14 +55,47 @@ def read_inputs(model: Structure, masks: Mapping[str, Tensor]) -> dict[str, Tens
 
     Those of the live inputs; those that were not seen live even with all neurons open, since nothing is known
     of them (a threshold that hardly any values pass); and all of them where a layer's own forward may mix the
-    columns of a row, as weight standardisation does.
+    columns of a row, as weight standardisation does. And what values bring under these very masks:
+    the map was tried under random ones, and what several neurons do together may have escaped it.
     """
     live, _ = live_inputs(model, masks)
+    arrived = _sent(model, masks)
     seen = map_of(model).seen()
     return {
-        path: torch.ones_like(flags) if path in model.whole_rows else flags | ~seen[path].to(flags.device)
+        path: torch.ones_like(flags)
+        if path in model.whole_rows
+        else flags | arrived[path] | ~seen[path].to(flags.device)
         for path, flags in live.items()
     }
+
+
+def _sent(model: Structure, masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Which inputs [d] of each layer values of any kind arrive at under ``masks``; found once for them."""
+    key = (str(model.layers), b"".join(mask.cpu().numpy().tobytes() for mask in masks.values()))
+    known = _SENT.setdefault(model, {})
+    if key not in known:
+        found = {
+            p: torch.zeros(layer.weight.shape[1], dtype=torch.bool) for p, layer in model.layer_modules()
+        }
+        values = [gate.values for gate in model.gates_by_path.values()]
+        norm_tasks = [norm.task for norm in model.norms()]
+        with model.lock:
+            for kind, _ in enumerate(KINDS):
+                try:
+                    arrivals = Sender(model, masks, kind).send()
+                except (
+                    Exception
+                ):  # the backbone's own code, on values that it may check: the map says all is live
+                    continue
+                for path, flags in felt(model, arrivals, lambda arrived: arrived.ne(0)).items():
+                    if path in found:
+                        found[path] |= flags.cpu()
+            for gate, value in zip(model.gates_by_path.values(), values, strict=True):
+                gate.values = value
+            for norm, selected in zip(model.norms(), norm_tasks, strict=True):
+                norm.task = selected
+        known[key] = found
+    return {path: flags.to(model.device) for path, flags in known[key].items()}
 
 
 def coupled_layers(model: Structure) -> list[list[str]]:
