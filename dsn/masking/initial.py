@@ -19,7 +19,7 @@ from torch import Tensor
 from ..errors import InputError
 from .computes import Computes
 from .protection import ProtectedWeights
-from .reach import read_inputs, send, true_size
+from .reach import needed_inputs, read_inputs, send, true_size
 from .structure import Structure
 
 Widths = dict[str, int]
@@ -168,7 +168,7 @@ def _rescale(model: Computes, protected: ProtectedWeights, chosen: Mapping[str, 
     """
     live = read_inputs(model, chosen)
     used = model.used()
-    fixed = read_inputs(model, used)
+    fixed = needed_inputs(model)
     counts = {path: mask.to(model.device, model.dtype) for path, mask in chosen.items()}
     one_each = _sums_arriving(model, counts)
     with protected:

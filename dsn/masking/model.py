@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ..errors import InputError
 from .cut import subnetwork
 from .edges import EDGES, Edges
-from .foreign import OwnModule, close_attention, give_to_tasks, open_attention, take_back
+from .foreign import OwnTensor, bake_in, close_attention, give_to_tasks, open_attention
 from .head import put_head, take_head
 from .kinds import is_layer, is_norm
 from .layers import find_sites
@@ -132,11 +132,12 @@ class MaskedModel(TaskLife):
         """
         for handle in self._hooks:
             handle.remove()
+        self.open_plainly()
         for path, module in list(self.backbone.named_modules()):
-            if isinstance(module, TaskNorm) and not isinstance(module, OwnModule):
+            if isinstance(module, TaskNorm) and not isinstance(module, OwnTensor):
                 original = module.original.requires_grad_(True).train(module.training)
                 self.backbone.set_submodule(path, original)
-        take_back(self.backbone)
+        bake_in(self.backbone)
         close_attention(self.backbone)
         put_head(self.backbone, self._head_path, self._original_head[0])
         return self.backbone

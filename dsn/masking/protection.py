@@ -18,7 +18,7 @@ import torch
 
 from .computes import Computes
 from .kinds import layer_kind, per_neuron
-from .reach import read_inputs
+from .reach import needed_inputs
 
 
 class ProtectedWeights:
@@ -42,10 +42,7 @@ class ProtectedWeights:
             return
         if not any(bool(mask.any()) for mask in used.values()):
             return
-        inputs = read_inputs(model, used)
-        for task in model.committed if before is None else model.committed[: model.tasks.index(before)]:
-            alone = read_inputs(model, model.masks(task))  # fewer open neurons can mean more felt: a top-k
-            inputs = {path: flags | alone[path] for path, flags in inputs.items()}
+        inputs = needed_inputs(model, before)
         for path, layer in model.layer_modules():
             self._keep(layer.weight, layer_kind(layer).block(layer.weight, used[path], inputs[path]))
             if layer.bias is not None:

@@ -14,7 +14,7 @@ from dsn import MaskedModel, mask_neurons
 from dsn.masking.map import NONE, SEVERAL
 from dsn.masking.reach import live_inputs, map_of
 from dsn.masking.reach.mapping import code, read
-from tests.masking.grammar import random_net, wrapped
+from tests.masking.grammar import CHANNELS, SIZE, Backbone, forgets, random_net, wrapped
 from tests.masking.sent import sent_live_inputs
 from tests.masking.test_wrapping import Free
 from tests.nets import NETS, make
@@ -116,3 +116,18 @@ def test_large_images_are_probed_small_and_verified_as_they_are() -> None:
     large = mask_neurons(small.unmask(), example_input=torch.zeros(1, 3, 160, 160))
     assert large.size.shape == (1, 3, 64, 64)
     assert bool(map_of(large).always["b"].all())
+
+
+ESCAPED = {
+    5: (["gelu", "flipped"], "median of places", ["if large", "neighbour sample", "called twice", "gelu"], 4),
+    4: (["squash", "neighbour sample"], "variance and mean", ["log1p"], 3),
+}
+"""by seed: networks in which several neurons together bring what codes and random masks did not show"""
+
+
+@pytest.mark.parametrize("seed", ESCAPED)
+def test_what_only_the_masks_in_use_bring_is_protected(seed: int) -> None:
+    torch.manual_seed(seed)
+    model = wrapped(Backbone(*ESCAPED[seed]))
+    assert not isinstance(model, str)
+    assert not forgets(model, torch.randn(12, CHANNELS, SIZE, SIZE))

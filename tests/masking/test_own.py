@@ -164,7 +164,7 @@ def test_unmask_gives_the_backbone_back(net: str) -> None:
     plain = mask_neurons(backbone, example_input=x[:1]).unmask()
     assert [(path, type(module)) for path, module in plain.named_modules()] == kinds
     assert all(torch.equal(value, state[name]) for name, value in plain.state_dict().items())
-    assert list(plain.state_dict()).sort() == list(state).sort()
+    assert sorted(plain.state_dict()) == sorted(state)
     assert all(parameter.requires_grad for parameter in plain.parameters())
     assert torch.allclose(plain(x), expected, atol=1e-6)
 

@@ -86,16 +86,6 @@ def give_to_tasks(backbone: nn.Module, example_input: Tensor) -> None:
         module.parametrizations[name].original.requires_grad_(False)  # type: ignore[union-attr, index]
 
 
-def take_back(backbone: nn.Module) -> None:
-    """Undo :func:`give_to_tasks`: every module and parameter is the backbone's own again."""
-    for path, module in list(backbone.named_modules()):
-        if isinstance(module, OwnTensor):
-            module.task = None
-        elif isinstance(module, OwnModule):
-            backbone.set_submodule(path, module.original.requires_grad_(True).train(module.training))
-    bake_in(backbone)
-
-
 def bake_in(backbone: nn.Module) -> None:
     """Make a plain parameter of what each :class:`OwnTensor`, or what stands in for it, gives now.
 

@@ -46,13 +46,15 @@ class NetworkMap:
     """``links``: by place, then by layer; ``always``, bool [d] by place: live whatever is masked.
 
     ``widths``: neurons of the layers that it was found for. ``why``: where the backbone does not run on
-    values that are not finite, its error; nothing is known then, and everything counts as live.
+    values that are not finite, its error; nothing is known then, and everything counts as live. ``arrived``:
+    by the bits of masks, a layer each: what was seen to arrive under them, bool [d] by place.
     """
 
     widths: dict[str, int]
     always: dict[str, Tensor]
     links: dict[str, dict[str, Link]] = field(default_factory=dict)
     why: str | None = None
+    arrived: dict[tuple[bytes, ...], dict[str, Tensor]] = field(default_factory=dict)
 
     def live(self, masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Which columns, bool [d] by place, can differ from 0 if only the neurons in ``masks`` are open.

@@ -2,7 +2,7 @@
 
 from .columns import laid_out, narrow_columns, narrow_parameters
 from .leaks import refuse_leaks
-from .live import coupled_layers, inputs_known_at, live_inputs, map_of, read_inputs
+from .live import coupled_layers, inputs_known_at, live_inputs, map_of, needed_inputs, read_inputs
 from .past_norms import free_norms_read_past
 from .sending import send
 from .sizes import small_size, true_size
@@ -16,6 +16,7 @@ __all__ = [
     "map_of",
     "narrow_columns",
     "narrow_parameters",
+    "needed_inputs",
     "read_inputs",
     "refuse_leaks",
     "send",

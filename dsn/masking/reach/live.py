@@ -8,8 +8,8 @@ Shapes: as in ``network_map.py``.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from weakref import WeakKeyDictionary
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -17,25 +17,30 @@ from torch import Tensor
 from ...errors import InputError
 from ..map import FEATURES, NetworkMap
 from ..structure import Structure
-from .comparing import felt
-from .mapping import find_map
-from .values import KINDS, Sender
-
-_SENT: WeakKeyDictionary[Structure, dict[tuple[str, bytes], dict[str, Tensor]]] = WeakKeyDictionary()
+from .mapping import arrived_under, find_map
 
 
 def map_of(model: Structure) -> NetworkMap:
     """The map of ``model``, found once for its widths."""
     if model.network_map is None or model.network_map.widths != model.layers:
-        with model.lock:
-            values = [gate.values for gate in model.gates_by_path.values()]
-            norm_tasks = [norm.task for norm in model.norms()]
+        with _as_selected(model):
             model.network_map = find_map(model)
+    return model.network_map
+
+
+@contextmanager
+def _as_selected(model: Structure) -> Iterator[None]:
+    """Send values, and let gates and norms be as some task has selected them afterwards."""
+    with model.lock:
+        values = [gate.values for gate in model.gates_by_path.values()]
+        norm_tasks = [norm.task for norm in model.norms()]
+        try:
+            yield
+        finally:
             for gate, value in zip(model.gates_by_path.values(), values, strict=True):
                 gate.values = value
             for norm, selected in zip(model.norms(), norm_tasks, strict=True):
                 norm.task = selected
-    return model.network_map
 
 
 def live_inputs(model: Structure, masks: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Tensor]:
@@ -59,43 +64,43 @@ def read_inputs(model: Structure, masks: Mapping[str, Tensor]) -> dict[str, Tens
     the map was tried under random ones, and what several neurons do together may have escaped it.
     """
     live, _ = live_inputs(model, masks)
-    arrived = _sent(model, masks)
-    seen = map_of(model).seen()
+    seen, arrived = map_of(model).seen(), _arrived(model, masks)
     return {
         path: torch.ones_like(flags)
         if path in model.whole_rows
-        else flags | arrived[path] | ~seen[path].to(flags.device)
+        else flags | (arrived[path] | ~seen[path]).to(flags.device)
         for path, flags in live.items()
     }
 
 
-def _sent(model: Structure, masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Which inputs [d] of each layer values of any kind arrive at under ``masks``; found once for them."""
-    key = (str(model.layers), b"".join(mask.cpu().numpy().tobytes() for mask in masks.values()))
-    known = _SENT.setdefault(model, {})
-    if key not in known:
-        found = {
-            p: torch.zeros(layer.weight.shape[1], dtype=torch.bool) for p, layer in model.layer_modules()
-        }
-        values = [gate.values for gate in model.gates_by_path.values()]
-        norm_tasks = [norm.task for norm in model.norms()]
-        with model.lock:
-            for kind, _ in enumerate(KINDS):
-                try:
-                    arrivals = Sender(model, masks, kind).send()
-                except (
-                    Exception
-                ):  # the backbone's own code, on values that it may check: the map says all is live
-                    continue
-                for path, flags in felt(model, arrivals, lambda arrived: arrived.ne(0)).items():
-                    if path in found:
-                        found[path] |= flags.cpu()
-            for gate, value in zip(model.gates_by_path.values(), values, strict=True):
-                gate.values = value
-            for norm, selected in zip(model.norms(), norm_tasks, strict=True):
-                norm.task = selected
-        known[key] = found
-    return {path: flags.to(model.device) for path, flags in known[key].items()}
+def needed_inputs(model: Structure, before: int | None = None) -> dict[str, Tensor]:
+    """Which columns [d] of each layer's weight the used neurons depend on, for any committed task.
+
+    ``before``: for the tasks committed before this one. What all masks together let through, and what each of
+    them does alone: where neurons compete (top-k, a norm over them), fewer open ones can mean more felt.
+    """
+    tasks = model.committed if before is None else model.committed[: model.tasks.index(before)]
+    needed = read_inputs(model, model.used(before))
+    for task in tasks:
+        alone = read_inputs(model, model.masks(task))
+        needed = {path: flags | alone[path] for path, flags in needed.items()}
+    return needed
+
+
+def _arrived(model: Structure, masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Which columns, bool [d] by place, values of any kind arrive at under ``masks``; found once for them."""
+    found = map_of(model)
+    if found.why is not None:
+        return found.always
+    key = tuple(mask.cpu().numpy().tobytes() for mask in masks.values())
+    if key not in found.arrived:
+        with _as_selected(model):
+            try:
+                felt = arrived_under(model, masks)
+            except InputError:  # what cannot be found out is live
+                felt = {place: torch.ones_like(flags) for place, flags in found.always.items()}
+        found.arrived[key] = {place: felt.get(place, flags) for place, flags in found.always.items()}
+    return found.arrived[key]
 
 
 def coupled_layers(model: Structure) -> list[list[str]]:

@@ -63,10 +63,7 @@ def _found(model: Structure) -> NetworkMap:
     sizes: list[Sent] = [(model.size, range(len(KINDS)), BATCH)]
     if model.size.shape != true_size(model).shape:
         sizes.append((true_size(model), TRUE_KINDS, 2))
-    always: dict[str, Tensor] = {}
-    for size, kinds, batch in sizes:
-        for kind in kinds:
-            _add(always, _felt(model, closed, kind, size, batch))
+    always = _arrived(model, closed, sizes)
     for path, layer in model.layer_modules():
         always.setdefault(path, torch.ones(layer.weight.shape[1], dtype=torch.bool))  # not called now
     found = NetworkMap(dict(model.layers), always)
@@ -79,6 +76,22 @@ def _found(model: Structure) -> NetworkMap:
         for place in _unexplained(model, found, sizes):
             found.always[place].fill_(True)
     return found
+
+
+def arrived_under(model: Structure, masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Where values of any kind arrive under ``masks``, bool [d] by place; InputError where they cannot."""
+    try:
+        return _arrived(model, masks, [(model.size, range(len(KINDS)), BATCH)])
+    except _Endless as error:
+        raise InputError(f"the backbone does not run under these masks ({error.__cause__})") from error
+
+
+def _arrived(model: Structure, masks: Mapping[str, Tensor], sizes: Sequence[Sent]) -> dict[str, Tensor]:
+    felt: dict[str, Tensor] = {}
+    for size, kinds, batch in sizes:
+        for kind in kinds:
+            _add(felt, _felt(model, masks, kind, size, batch))
+    return felt
 
 
 def _columns(model: Structure) -> dict[str, Tensor]:
