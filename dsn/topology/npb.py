@@ -74,8 +74,11 @@ def balanced(
     rounds: int,
     *,
     refuse: bool = True,
+    full: Mapping[str, Flags] | None = None,
 ) -> dict[str, Counts]:
     """Taps a kernel [n, d] of each layer, by path, where layer l keeps ``counts[l]`` weights.
+
+    ``full``: by path, bool [n], neurons that keep every weight beside these.
 
     Of the first placement and at most ``rounds`` repaired ones: the first in which every weight lies on a
     path, else the best by nodes and paths of the whole network, the latter against the most of any round.
@@ -83,13 +86,15 @@ def balanced(
     """
     rows = {path: np.ones(shape[0], dtype=bool) for path, shape in shapes.items()}
     outputs = {link.source[0] for link in wiring.links[OUTPUT]}
+    full = full or {path: np.zeros_like(flags) for path, flags in rows.items()}
+    total = sum(counts.values()) + sum(int(full[path].sum()) * shapes[path][1:].numel() for path in shapes)
     tried: list[tuple[dict[str, Counts], float, float]] = []  # with nodes and the logarithm of the paths
     for _ in range(rounds + 1):
-        layers = _forwards(shapes, wiring, counts, rows, random, alpha, beta)
+        layers = _forwards(shapes, wiring, counts, rows, full, random, alpha, beta)
         flow = count_paths(wiring, {path: KernelTaps(placed) for path, placed in layers.items()})
         tried.append((layers, sum(float(flow.effective(s).sum()) for s in wiring.widths), flow.log_paths))
         on_path = effective_taps(wiring, layers, flow)
-        if sum(int(taps.sum()) for taps in on_path.values()) == sum(counts.values()):
+        if sum(int(taps.sum()) for taps in on_path.values()) == total:
             return layers
         rows = {path: on_path[path].any(axis=1) | np.full(len(rows[path]), path in outputs) for path in rows}
     most = relative(np.array([paths for _, _, paths in tried]))
@@ -134,6 +139,7 @@ def _forwards(
     wiring: Wiring,
     counts: Mapping[str, int],
     rows: Mapping[str, Flags],
+    full: Mapping[str, Flags],
     random: np.random.Generator,
     alpha: float,
     beta: float,
@@ -147,11 +153,15 @@ def _forwards(
         if path not in layers:
             taps = shape[2:].numel()
             room = int(arrived.isfinite().sum()) * taps  # of a neuron
-            chosen = _at_least(rows[path], max(1, -(-counts[path] // max(room, 1))), random)
             placed = np.zeros(shape[:2], dtype=np.int64)
-            placed[chosen] = balance(
-                arrived.numpy(), len(chosen), taps, counts[path], alpha=alpha, beta=beta, random=random
-            )
+            placed[full[path]] = taps
+            if counts[path]:
+                others = np.flatnonzero(~full[path])
+                least = max(1, -(-counts[path] // max(room, 1)))
+                chosen = others[_at_least(rows[path][others], least, random)]
+                placed[chosen] = balance(
+                    arrived.numpy(), len(chosen), taps, counts[path], alpha=alpha, beta=beta, random=random
+                )
             layers[path] = placed
         forward[stage] = KernelTaps(layers[path]).forward(arrived)
     return layers

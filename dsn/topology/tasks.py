@@ -74,7 +74,7 @@ def task_topology(model: MaskedModel, task: int) -> TaskTopology:
 
 def _measured(model: MaskedModel, task: int) -> TaskTopology:
     bits = model.masks(task)
-    wiring = with_head(_wiring(model), cast(nn.Linear, model.heads[str(task)]).out_features)
+    wiring = with_head(wiring_of(model), cast(nn.Linear, model.heads[str(task)]).out_features)
     masks, used = _wide(model, bits), _wide(model, model.used(before=task))
     if model.edges is not None:
         return _with_edges(model, task, wiring, masks, used)
@@ -82,7 +82,7 @@ def _measured(model: MaskedModel, task: int) -> TaskTopology:
     return subnetwork_topology(wiring, masks, used, taps, {path: len(mask) for path, mask in bits.items()})
 
 
-def _wiring(model: MaskedModel) -> Wiring:
+def wiring_of(model: MaskedModel) -> Wiring:
     """Of the backbone, found once for each size of its layers."""
     known = _WIRINGS.get(model)
     if known is None or known[0] != model.layers:

@@ -14,6 +14,7 @@ from .loading import refuse_below
 from .schedule import JUDGES, RATES, Plateau, Scheduler
 
 ANNEALING = ("epoch", "task")
+FIRST_EDGES = ("drawn", "balanced")
 CACHES = (True, False, "always")
 PRECISIONS = ("float32", "bfloat16")
 
@@ -38,6 +39,8 @@ class Selection:
     growth: neurons added to a layer that has no free one when a task begins; 0 switches growth off
     score_lr_factor: the scores of edges learn at the optimizer's rate times this, without weight decay
         (``mask_neurons(..., edges="own_and_read")``)
+    first_edges: which half of the edges ``own_and_read`` reads at first: a "drawn" one, or a "balanced" one
+        (``dsn.topology.first_edges``)
     initial: arguments of ``dsn.masking.initial.start_task``: neurons that a task starts with
     """
 
@@ -50,10 +53,12 @@ class Selection:
     planned_tasks: int | None = None
     growth: int = 0
     score_lr_factor: float = 10.0
+    first_edges: str = "drawn"
     initial: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         refuse_unknown("annealing", self.annealing, ANNEALING)
+        refuse_unknown("first_edges", self.first_edges, FIRST_EDGES)
         refuse_below(0, {"growth": self.growth})
 
     @property

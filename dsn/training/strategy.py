@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from avalanche.training.plugins import EvaluationPlugin
 from avalanche.training.plugins.evaluation import default_evaluator
@@ -18,6 +19,7 @@ from ..errors import InputError
 from ..evaluation.experiences import task_label
 from ..masking import MaskedModel, ProtectedWeights, grow, sparsity
 from ..masking.initial import start_task
+from ..topology.first_edges import balance_first_edges
 from ..transfer import ForwardOutcome, TransferOutcome
 from .groups import Undecayed
 from .hooks import IterationHooks
@@ -124,6 +126,8 @@ class DSN(Resumable, Judging, IterationHooks):
         self._to_device()
         self.protected = ProtectedWeights(self.model)
         start_task(self.model, self.protected, **selection.initial)
+        if selection.first_edges == "balanced":
+            balance_first_edges(self.model, np.random.default_rng(int(torch.randint(2**31, ()))))
         self.make_optimizer()
 
     def _to_device(self) -> None:

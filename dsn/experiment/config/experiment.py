@@ -59,6 +59,7 @@ class SelectionConfig(Block):
         gives it, their weights learn, and packed bits choose which other weights it reads; own_and_sign: the
         bits choose their signs; own: it reads all as they are
     score_lr_factor: the scores of edges learn at train.lr times this
+    first_edges: the half of the edges that own_and_read reads at first: drawn, or by Node-Path Balancing
     initial: neurons that a task starts with
     """
 
@@ -72,6 +73,7 @@ class SelectionConfig(Block):
     growth: NonNegative = 0
     edges: Literal["none", "own_and_read", "own_and_sign", "own"] = "none"
     score_lr_factor: Annotated[float, Field(gt=0)] = 10.0
+    first_edges: Literal["drawn", "balanced"] = "drawn"
     initial: InitialConfig = InitialConfig()
 
 
