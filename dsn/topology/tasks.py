@@ -20,7 +20,7 @@ from dsn.masking.kinds import per_neuron
 
 from .limits import most_log10_paths, most_nodes
 from .measures import Taps, Topology, WeightTaps, arriving, as_log10, measure
-from .wiring import INPUT, OUTPUT, Link, Stage, Wiring, find_wiring
+from .wiring import INPUT, OUTPUT, Stage, Wire, Wiring, wiring_of
 
 HEAD: Stage = ("the task's head", 0)
 
@@ -54,7 +54,6 @@ class TaskTopology:
     """the same of its paths"""
 
 
-_WIRINGS: WeakKeyDictionary[MaskedModel, tuple[dict[str, int], Wiring]] = WeakKeyDictionary()
 _MEASURED: WeakKeyDictionary[MaskedModel, dict[int, tuple[bytes, TaskTopology]]] = WeakKeyDictionary()
 
 
@@ -74,22 +73,12 @@ def task_topology(model: MaskedModel, task: int) -> TaskTopology:
 
 def _measured(model: MaskedModel, task: int) -> TaskTopology:
     bits = model.masks(task)
-    wiring = with_head(_wiring(model), cast(nn.Linear, model.heads[str(task)]).out_features)
+    wiring = with_head(wiring_of(model), cast(nn.Linear, model.heads[str(task)]).out_features)
     masks, used = _wide(model, bits), _wide(model, model.used(before=task))
     if model.edges is not None:
         return _with_edges(model, task, wiring, masks, used)
     taps = {path: int(layer.weight[0, 0].numel()) for path, layer in model.layer_modules()}
     return subnetwork_topology(wiring, masks, used, taps, {path: len(mask) for path, mask in bits.items()})
-
-
-def _wiring(model: MaskedModel) -> Wiring:
-    """Of the backbone, found once for each size of its layers."""
-    known = _WIRINGS.get(model)
-    if known is None or known[0] != model.layers:
-        with model.lock:
-            model.select(None)
-            known = _WIRINGS[model] = (model.layers, find_wiring(model.backbone, model.input_shape))
-    return known[1]
 
 
 def task_topologies(model: MaskedModel) -> dict[int, TaskTopology] | None:
@@ -107,7 +96,7 @@ def with_head(wiring: Wiring, classes: int) -> Wiring:
         stages=[*wiring.stages, HEAD],
         widths=wiring.widths | {HEAD: classes},
         inputs=wiring.inputs | {HEAD: wiring.inputs[OUTPUT], OUTPUT: classes},
-        links=wiring.links | {HEAD: wiring.links[OUTPUT], OUTPUT: [Link(HEAD, neurons, neurons)]},
+        links=wiring.links | {HEAD: wiring.links[OUTPUT], OUTPUT: [Wire(HEAD, neurons, neurons)]},
     )
 
 
