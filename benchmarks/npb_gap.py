@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from dsn.topology.npb import ROUNDS, balanced
-from dsn.topology.wiring import INPUT, OUTPUT, Link, Wiring
+from dsn.topology.wiring import INPUT, OUTPUT, Wire, Wiring
 
 Numbers = NDArray[np.float64]
 COMBINATIONS = 60_000  # of a network at most
@@ -34,7 +34,7 @@ def chain(widths: Sequence[int]) -> Wiring:
         stages=stages,
         widths=dict(zip([INPUT, *stages], widths, strict=True)),
         inputs=dict(zip([*stages, OUTPUT], widths, strict=True)),
-        links={stage: [Link(source, these, these)] for stage, source, these in sources},
+        links={stage: [Wire(source, these, these)] for stage, source, these in sources},
     )
 
 

@@ -64,11 +64,8 @@ def find_sites(backbone: nn.Module, example_input: Tensor) -> list[Site]:
     _refuse_modules(backbone)
     recording = _record(backbone, example_input)
     _refuse_unstable(backbone, example_input)
+    sites = {site.path: site for site in _called(backbone, recording)}
     modules = dict(backbone.named_modules())
-    sites = {
-        path: Site(path, cast(Maskable, modules[path]), map_sizes=recording.map_sizes[path])
-        for path in recording.called
-    }
     for path, module in modules.items():
         if is_layer(module) and path not in sites:
             raise InputError(
@@ -80,6 +77,18 @@ def find_sites(backbone: nn.Module, example_input: Tensor) -> list[Site]:
     if not sites:
         raise InputError("the backbone has no Linear, Conv1d or Conv2d layer without groups to mask")
     return list(sites.values())
+
+
+def recorded_sites(network: nn.Module, example_input: Tensor) -> list[Site]:
+    """The layers of any network that run on ``example_input``, in forward order, their norms left aside."""
+    return _called(network, _record(network, example_input))
+
+
+def _called(backbone: nn.Module, recording: _Recording) -> list[Site]:
+    return [
+        Site(path, cast(Maskable, backbone.get_submodule(path)), map_sizes=recording.map_sizes[path])
+        for path in recording.called
+    ]
 
 
 def _refuse_unstable(backbone: nn.Module, example_input: Tensor) -> None:

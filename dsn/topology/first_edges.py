@@ -15,7 +15,7 @@ from dsn.errors import InputError
 from dsn.masking import MaskedModel
 
 from .npb import ROUNDS, Flags, balanced, masks_of
-from .tasks import wiring_of
+from .wiring import wiring_of
 
 ALPHA, BETA = 0.01, 1.0  # of balancing: the authors' defaults
 

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 
 import torch
 
-from .wiring import INPUT, OUTPUT, Link, Stage, Wiring
+from .wiring import INPUT, OUTPUT, Stage, Wire, Wiring
 
 
 def most_nodes(wiring: Wiring, weights: Mapping[str, int], room: Mapping[str, int] | None = None) -> int:
@@ -52,11 +52,11 @@ def most_log10_paths(wiring: Wiring, weights: Mapping[str, int], taps: Mapping[s
     raise AssertionError("a wiring without an output")
 
 
-def _meet(link: Link) -> int:
+def _meet(link: Wire) -> int:
     """How many neurons of a source meet in one input at most."""
     return int(link.columns.bincount().max())
 
 
-def _copies(link: Link) -> int:
+def _copies(link: Wire) -> int:
     """At how many inputs a neuron arrives at most."""
     return int(link.neurons.bincount().max())

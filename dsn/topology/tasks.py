@@ -20,7 +20,7 @@ from dsn.masking.kinds import per_neuron
 
 from .limits import most_log10_paths, most_nodes
 from .measures import Taps, Topology, WeightTaps, arriving, as_log10, measure
-from .wiring import INPUT, OUTPUT, Link, Stage, Wiring, find_wiring
+from .wiring import INPUT, OUTPUT, Stage, Wire, Wiring, wiring_of
 
 HEAD: Stage = ("the task's head", 0)
 
@@ -54,7 +54,6 @@ class TaskTopology:
     """the same of its paths"""
 
 
-_WIRINGS: WeakKeyDictionary[MaskedModel, tuple[dict[str, int], Wiring]] = WeakKeyDictionary()
 _MEASURED: WeakKeyDictionary[MaskedModel, dict[int, tuple[bytes, TaskTopology]]] = WeakKeyDictionary()
 
 
@@ -82,16 +81,6 @@ def _measured(model: MaskedModel, task: int) -> TaskTopology:
     return subnetwork_topology(wiring, masks, used, taps, {path: len(mask) for path, mask in bits.items()})
 
 
-def wiring_of(model: MaskedModel) -> Wiring:
-    """Of the backbone, found once for each size of its layers."""
-    known = _WIRINGS.get(model)
-    if known is None or known[0] != model.layers:
-        with model.lock:
-            model.select(None)
-            known = _WIRINGS[model] = (model.layers, find_wiring(model.backbone, model.input_shape))
-    return known[1]
-
-
 def task_topologies(model: MaskedModel) -> dict[int, TaskTopology] | None:
     """By task, for every committed one; None where paths through the backbone cannot be counted."""
     try:
@@ -107,7 +96,7 @@ def with_head(wiring: Wiring, classes: int) -> Wiring:
         stages=[*wiring.stages, HEAD],
         widths=wiring.widths | {HEAD: classes},
         inputs=wiring.inputs | {HEAD: wiring.inputs[OUTPUT], OUTPUT: classes},
-        links=wiring.links | {HEAD: wiring.links[OUTPUT], OUTPUT: [Link(HEAD, neurons, neurons)]},
+        links=wiring.links | {HEAD: wiring.links[OUTPUT], OUTPUT: [Wire(HEAD, neurons, neurons)]},
     )
 
 

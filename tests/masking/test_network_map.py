@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from dsn import MaskedModel, mask_neurons
 from dsn.masking.map import NONE, SEVERAL
 from dsn.masking.reach import live_inputs, map_of
-from dsn.masking.reach.mapping import code, read
+from dsn.masking.reach.codes import code, read
 from tests.masking.grammar import CHANNELS, SIZE, Backbone, forgets, random_net, wrapped
 from tests.masking.sent import sent_live_inputs
 from tests.masking.test_wrapping import Free

@@ -3,6 +3,7 @@
 import gc
 import warnings
 import weakref
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -320,6 +321,33 @@ def test_neurons_that_reach_nothing_are_removed() -> None:
     cut = model.subnetwork(0)
     assert [layer.weight.shape[0] for layer in layers(cut)] == [6, 5, 3]
     assert_same(cut, model, x, 0)
+
+
+BETWEEN: dict[str, Callable[[], nn.Module]] = {
+    "sigmoid": nn.Sigmoid,
+    "softmax": lambda: nn.Softmax(1),
+    "an added constant": lambda: Free(lambda _self, x: x + 1),
+    "a free norm": lambda: nn.Sequential(nn.ReLU(), nn.BatchNorm2d(8)),
+    "a free norm that mixes": lambda: nn.Sequential(nn.ReLU(), nn.GroupNorm(2, 8)),
+}
+
+
+@pytest.mark.parametrize("between", BETWEEN)
+def test_what_is_always_live_widens_no_layer_elsewhere(between: str) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(4, 3, 6, 6)
+    net = nn.Sequential(
+        nn.Conv2d(3, 10, 3), nn.ReLU(), nn.Conv2d(10, 8, 1), BETWEEN[between](), nn.Conv2d(8, 6, 1),
+        nn.ReLU(), nn.Flatten(), nn.Linear(96, 5),
+    )  # fmt: skip
+    model = masked(net, x)
+    cut = model.subnetwork(0)
+    assert_same(cut, model, x, 0)
+    given: list[int] = []
+    for place in (0, 4):
+        cut.backbone[place].register_forward_hook(lambda _module, _x, output: given.append(output.shape[1]))
+    cut(x)
+    assert given == [int(model.masks(0)[path].sum()) for path in ("0", "4")]
 
 
 @pytest.mark.parametrize("net", ["resnet18", "concatenation"])

@@ -9,7 +9,7 @@ from dsn.errors import InputError
 from dsn.masking import MaskedModel
 from dsn.topology.first_edges import balance_first_edges
 from dsn.topology.measures import WeightTaps, count_paths
-from dsn.topology.tasks import wiring_of
+from dsn.topology.wiring import wiring_of
 
 NETS = {
     "mlp": (lambda: backbones.mlp(40, [64, 64, 64]), (1, 40)),

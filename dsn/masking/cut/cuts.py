@@ -1,6 +1,6 @@
 """Which neurons and inputs of each layer a task's subnetwork keeps.
 
-Shapes: as in probes.py.
+Shapes: as in layout.py.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from .probes import FEATURES, INPUT, Arrival, Skeleton, match
+from ..map import FEATURES, INPUT, Stage
+from .layout import Arrival, Layout, match
 
 
 @dataclass
@@ -33,26 +34,36 @@ class Cut:
         return torch.where(self.needed[path][kept], kept, -1)
 
 
-def plan(masks: Mapping[str, Tensor], skeleton: Skeleton, weights: Mapping[str, Tensor], head: Tensor) -> Cut:
-    """What to keep of a task with ``masks``, given each layer's weight and the weight on the features."""
+def plan(
+    masks: Mapping[str, Tensor],
+    layout: Layout,
+    meeting: list[list[str | Stage]],
+    weights: Mapping[str, Tensor],
+    head: Tensor,
+) -> Cut:
+    """What to keep of a task with ``masks``, given each layer's weight and the weight on the features.
+
+    ``meeting``: groups of layers, as the map has them (:meth:`NetworkMap.meeting`).
+    """
     masks = {path: mask.cpu() for path, mask in masks.items()}
     weights = {path: weight.cpu() for path, weight in weights.items()}
-    needed, full = _needed(skeleton, masks, weights, head.cpu())
-    whole = {path: torch.arange(n) for path, n in skeleton.widths.items()}
+    needed, full = _needed(layout, masks, weights, head.cpu())
+    whole = {path: torch.arange(n) for path, n in layout.widths.items()}
     narrow: list[dict[str, Tensor]] = []
-    for group in skeleton.meeting():
+    for group in meeting:
+        paths = [path for path in group if isinstance(path, str)]
         # the input keeps its width; neurons may also be added to a tensor of another width than their layer's
-        if INPUT not in group and len({skeleton.widths[path] for path in group}) == 1:
-            union = torch.stack([needed[path] for path in group]).any(0).nonzero().flatten()
-            narrow.append(dict.fromkeys(group, union))
+        if INPUT not in group and len({layout.widths[path] for path in paths}) == 1:
+            union = torch.stack([needed[path] for path in paths]).any(0).nonzero().flatten()
+            narrow.append(dict.fromkeys(paths, union))
     kept = {path: index for group in narrow for path, index in group.items()}
-    columns = _columns(skeleton, needed, whole | kept, full)
+    columns = _columns(layout, needed, whole | kept, full)
     if columns is not None:
         return Cut(needed, whole | kept, columns)
     kept = whole  # not all at once: each group by itself, where it does no harm
-    columns = _columns(skeleton, needed, kept, full)
+    columns = _columns(layout, needed, kept, full)
     for narrower in narrow:
-        found = _columns(skeleton, needed, kept | narrower, full)
+        found = _columns(layout, needed, kept | narrower, full)
         if found is not None:
             kept, columns = kept | narrower, found
     assert columns is not None
@@ -60,11 +71,11 @@ def plan(masks: Mapping[str, Tensor], skeleton: Skeleton, weights: Mapping[str, 
 
 
 def _columns(
-    skeleton: Skeleton, needed: dict[str, Tensor], kept: dict[str, Tensor], full: dict[str, Arrival]
+    layout: Layout, needed: dict[str, Tensor], kept: dict[str, Tensor], full: dict[str, Arrival]
 ) -> dict[str, Tensor] | None:
     """Which input of the full layer arrives where, if layers hand on ``kept`` alone; None if not the same."""
     try:
-        arrivals = skeleton.run(needed, kept)
+        arrivals = layout.run(needed, kept)
     except Exception:  # the model's own code, on tensors it was not written for
         return None
     columns = {path: match(full[path], arrival) for path, arrival in arrivals.items()}
@@ -74,20 +85,20 @@ def _columns(
 
 
 def _needed(
-    skeleton: Skeleton, masks: dict[str, Tensor], weights: dict[str, Tensor], head: Tensor
+    layout: Layout, masks: dict[str, Tensor], weights: dict[str, Tensor], head: Tensor
 ) -> tuple[dict[str, Tensor], dict[str, Arrival]]:
     """The neurons of the masks, bool [n], that reach an input with a weight not 0; and what arrives of them.
 
     Found by gradients, and taken only if without the others the same arrives at all such inputs.
     """
-    everything = skeleton.run(masks)
+    everything = layout.run(masks)
     needed = masks
     while True:
         gains = {path: mask.double().requires_grad_() for path, mask in needed.items()}
         read = {path: _read(weights[path], mask) for path, mask in needed.items()} | {FEATURES: _read(head)}
         try:
             with torch.enable_grad():
-                arrivals = skeleton.run(gains)
+                arrivals = layout.run(gains)
                 felt = torch.stack([(arrivals[path].signature * used).sum() for path, used in read.items()])
                 grads = torch.autograd.grad(felt.sum(), list(gains.values()), allow_unused=True)
         except RuntimeError:  # the model's code has no gradient: it detaches, or writes in place
@@ -99,7 +110,7 @@ def _needed(
         if all(torch.equal(fewer[path], mask) for path, mask in needed.items()):
             break
         needed = fewer
-    arrivals = skeleton.run(needed)
+    arrivals = layout.run(needed)
     for path, used in read.items():
         if not torch.allclose(arrivals[path].signature[used], everything[path].signature[used], rtol=1e-10):
             return masks, everything

@@ -1,12 +1,12 @@
 """The compact subnetwork of a task: a plain module with the neurons that the task needs, and no other.
 
-Each layer is sliced to the task's mask and to the inputs that arrive, which probes find by sending values
-(probes.py); the code between the layers stays the model's own. Layers that meet in a sum hand on the union
+Each layer is sliced to the task's mask and to the inputs that arrive (layout.py); the code between the layers
+stays the model's own. Layers that meet in a sum, as the network's map has it, hand on the union
 of their neurons; what one of them lacks is filled in with zeros. Where the code between the layers does not
 run, or does not do the same, on narrower tensors (a channel shuffle, a fixed slice), layers hand on all
 neurons, the missing ones as zeros: they are still computed without them.
 
-Shapes: as in probes.py and pieces.py.
+Shapes: as in layout.py and pieces.py.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from __future__ import annotations
 import copy
 from collections import OrderedDict
 from collections.abc import Mapping
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -23,13 +23,14 @@ from ..computes import Computes, weights_of
 from ..foreign import bake_in
 from ..kinds import Maskable, is_exactly, layer_kind, norm_kind
 from ..layers import evaluating
+from ..map import FEATURES
 from ..norms import TaskNorm
-from ..reach import true_size
+from ..reach import map_of, true_size, wiring_of
 from ..records import Lateral
 from ..rehearsal import apart, samples
 from .cuts import Cut, plan
+from .layout import Layout
 from .pieces import Pools, Select, Sum, chain, kept_norm, sliced
-from .probes import FEATURES, Skeleton, lone_norms
 
 CLOSE = 1e-4  # logits apart by less are the same but for rounding
 Head = tuple[Tensor, Tensor]
@@ -125,10 +126,10 @@ def _side_by_side(parts: list[dict[int, Head]]) -> dict[int, Head]:
 def _cut_net(model: Computes, task: int, weight: Tensor, bias: Tensor) -> nn.Module:
     """The backbone as ``task`` uses it, cut, and a head of ``weight`` and ``bias`` on its features."""
     parameters = _parameters(model, task)
-    skeleton = Skeleton(model, task)
+    layout, meeting = Layout(model, task), map_of(model).meeting(wiring_of(model))
     weights = {path: weight for path, (weight, _) in parameters.items()}
-    cut = plan(_heard(model, task, parameters), skeleton, weights, weight)
-    net = _built(model, task, cut, skeleton, parameters, weight, bias)
+    cut = plan(_heard(model, task, parameters), layout, meeting, weights, weight)
+    net = _built(model, task, cut, parameters, weight, bias)
     with apart(model), evaluating(model):
         x = samples(model, true_size(model))
         expected = model.features(x, task).double() @ weight.T + bias
@@ -136,27 +137,29 @@ def _cut_net(model: Computes, task: int, weight: Tensor, bias: Tensor) -> nn.Mod
     if bool((apart_by <= CLOSE * (1 + expected.abs().amax(1))).all()):
         return net
     # the code between the layers does something else with made-up values than with these: keep all it has
-    whole = {path: torch.arange(n) for path, n in skeleton.widths.items()}
+    whole = {path: torch.arange(n) for path, n in layout.widths.items()}
     columns = {path: torch.arange(w.shape[1]) for path, w in weights.items()}
     opened = {path: mask.cpu() for path, mask in model.open_neurons(task).items()}
     cut = Cut(opened, whole, columns | {FEATURES: torch.arange(weight.shape[1])})
-    return _built(model, task, cut, skeleton, parameters, weight, bias)
+    return _built(model, task, cut, parameters, weight, bias)
 
 
 def _built(
     model: Computes,
     task: int,
     cut: Cut,
-    skeleton: Skeleton,
     parameters: Mapping[str, tuple[Tensor, Tensor | None]],
     weight: Tensor,
     bias: Tensor,
 ) -> nn.Module:
     """The backbone and its head as ``cut`` says, in evaluation mode."""
-    replaced = lone_norms(model, task)
+    placed = {model.mask_module(path) for path in model.gates_by_path}
+    replaced: dict[int, Any] = {
+        id(norm): copy.deepcopy(norm.of(task)) for norm in model.norms() if norm not in placed
+    }
     for path, layer in model.layer_modules():
         site = model.mask_module(path)
-        along = layer_kind(layer).on_maps or all(len(shape) == 2 for shape in skeleton.shapes[path])
+        along = layer_kind(layer).on_maps or all(len(shape) == 0 for shape in model.map_sizes[path])
         norm = site.of(task) if isinstance(site, TaskNorm) else None
         made, norm = _cut_layer(layer, norm, *parameters[path], cut, path, along)
         replaced[id(layer)] = made

@@ -2,5 +2,18 @@
 
 from .network_map import FEATURES, NONE, SEVERAL, Link, NetworkMap
 from .size import Size
+from .wiring import INPUT, OUTPUT, Stage, Wire, Wiring
 
-__all__ = ["FEATURES", "NONE", "SEVERAL", "Link", "NetworkMap", "Size"]
+__all__ = [
+    "FEATURES",
+    "INPUT",
+    "NONE",
+    "OUTPUT",
+    "SEVERAL",
+    "Link",
+    "NetworkMap",
+    "Size",
+    "Stage",
+    "Wire",
+    "Wiring",
+]

@@ -9,12 +9,16 @@ Linear's weight, the input channels of a Conv) or the "features".
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
+from .wiring import INPUT, Stage, Wiring
+
+N = TypeVar("N", bound=Hashable)
 NONE, SEVERAL = -1, -2
 FEATURES = "features"
 
@@ -36,6 +40,16 @@ class Link:
         live[self.neurons.eq(SEVERAL)] = (self.sets & mask).any(1)
         return live
 
+    def pairs(self) -> tuple[Tensor, Tensor]:
+        """Neurons and the columns that they arrive at, int64 [k] each: neuron i at column i."""
+        one, several = self.neurons.ge(0).nonzero()[:, 0], self.neurons.eq(SEVERAL).nonzero()[:, 0]
+        if not len(several):
+            return self.neurons[one], one
+        at, more = self.sets.nonzero().unbind(1)
+        neurons, columns = torch.cat([self.neurons[one], more]), torch.cat([one, several[at]])
+        order = (neurons * len(self.neurons) + columns).argsort()
+        return neurons[order], columns[order]
+
     def linked(self) -> Tensor:
         """The columns, bool [d], at which any neuron arrives."""
         return self.neurons.ne(NONE)
@@ -47,7 +61,8 @@ class NetworkMap:
 
     ``widths``: neurons of the layers that it was found for. ``why``: where the backbone does not run on
     values that are not finite, its error; nothing is known then, and everything counts as live. ``arrived``:
-    by the bits of masks, a layer each: what was seen to arrive under them, bool [d] by place.
+    by the bits of masks, a layer each: what was seen to arrive under them, bool [d] by place. ``wiring``:
+    once it was asked for.
     """
 
     widths: dict[str, int]
@@ -55,6 +70,7 @@ class NetworkMap:
     links: dict[str, dict[str, Link]] = field(default_factory=dict)
     why: str | None = None
     arrived: dict[tuple[bytes, ...], dict[str, Tensor]] = field(default_factory=dict)
+    wiring: Wiring | None = None
 
     def live(self, masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Which columns, bool [d] by place, can differ from 0 if only the neurons in ``masks`` are open.
@@ -91,20 +107,33 @@ class NetworkMap:
 
     def coupled(self) -> list[list[str]]:
         """Groups of layers that meet in a column, in forward order."""
-        paths = list(self.widths)
-        groups = [[path] for path in paths]
-        for links in self.links.values():
-            for one, link in links.items():
-                for other, more in links.items():
-                    if one != other and bool((link.linked() & more.linked()).any()):
-                        groups = _joined(groups, one, other, paths)
-        return groups
+        return _groups(list(self.widths), self._linked())
+
+    def meeting(self, wiring: Wiring) -> list[list[str | Stage]]:
+        """The same, but norms that stand behind no layer are passed too, and the INPUT is one more."""
+        wired = [
+            [(wire.source if wire.source == INPUT else wire.source[0], wire.reached(d)) for wire in wires]
+            for wires, d in ((wires, wiring.inputs[stage]) for stage, wires in wiring.links.items())
+        ]
+        return _groups([INPUT, *self.widths], [*self._linked(), *wired])
+
+    def _linked(self) -> list[list[tuple[str, Tensor]]]:
+        """For each place the layers that arrive there, and at which columns, bool [d]."""
+        return [[(path, link.linked()) for path, link in by.items()] for by in self.links.values()]
 
 
-def _joined(groups: list[list[str]], one: str, other: str, paths: list[str]) -> list[list[str]]:
-    together = [group for group in groups if one in group or other in group]
-    rest = [group for group in groups if group not in together]
-    return [*rest, sorted({path for group in together for path in group}, key=paths.index)]
+def _groups(names: list[N], places: Sequence[Sequence[tuple[N, Tensor]]]) -> list[list[N]]:
+    """``names`` in groups of those that meet in a column of one of the ``places``, in their order."""
+    group = {name: {name} for name in names}
+    for arriving in places:
+        for at, (one, columns) in enumerate(arriving):
+            for other, more in arriving[:at]:
+                if other not in group[one] and bool((columns & more).any()):
+                    joined = group[one] | group[other]
+                    group |= dict.fromkeys(joined, joined)
+    return [
+        sorted(found, key=names.index) for name, found in group.items() if name == min(found, key=names.index)
+    ]
 
 
 def _as_long(mask: Tensor, n: int) -> Tensor:

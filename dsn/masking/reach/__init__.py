@@ -2,13 +2,15 @@
 
 from .columns import laid_out, narrow_columns, narrow_parameters
 from .leaks import refuse_leaks
-from .live import coupled_layers, inputs_known_at, live_inputs, map_of, needed_inputs, read_inputs
+from .live import coupled_layers, inputs_known_at, live_inputs, map_of, needed_inputs, read_inputs, wiring_of
 from .past_norms import free_norms_read_past
 from .sending import send
 from .sizes import small_size, true_size
+from .wiring import find_wiring, plain_structure, without_weights
 
 __all__ = [
     "coupled_layers",
+    "find_wiring",
     "free_norms_read_past",
     "inputs_known_at",
     "laid_out",
@@ -17,9 +19,12 @@ __all__ = [
     "narrow_columns",
     "narrow_parameters",
     "needed_inputs",
+    "plain_structure",
     "read_inputs",
     "refuse_leaks",
     "send",
     "small_size",
     "true_size",
+    "wiring_of",
+    "without_weights",
 ]

@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 
 from ...errors import InputError
-from ..map import FEATURES, NetworkMap
+from ..map import FEATURES, NetworkMap, Wiring
 from ..structure import Structure
 from .mapping import arrived_under, find_map
+from .wiring import find_wiring
 
 
 def map_of(model: Structure) -> NetworkMap:
@@ -26,6 +27,15 @@ def map_of(model: Structure) -> NetworkMap:
         with _as_selected(model):
             model.network_map = find_map(model)
     return model.network_map
+
+
+def wiring_of(model: Structure) -> Wiring:
+    """The wiring between the layers of ``model``, found once for its widths."""
+    found = map_of(model)
+    if found.wiring is None:
+        with _as_selected(model):
+            found.wiring = find_wiring(model)
+    return found.wiring
 
 
 @contextmanager

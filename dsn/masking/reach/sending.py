@@ -61,6 +61,7 @@ def send(
     free_norms: Emit | None = None,
     keep: Keep = kept,
     size: Size | None = None,
+    grad: bool = False,
 ) -> Arrivals:
     """Run the backbone on ``x`` while each layer emits values where its mask is applied.
 
@@ -71,6 +72,7 @@ def send(
             by default they compute.
         keep: (place, what arrives) -> what is kept of it; by default a copy.
         size: of ``x``; by default that which values are sent at.
+        grad: keep what gradients need; by default nothing has one.
     """
     layers: dict[str, list[Tensor]] = {path: [] for path in model.gates_by_path}
     norms: dict[str, list[Tensor]] = {}
@@ -113,7 +115,8 @@ def send(
                 behind = layer_of.get(path)
                 placed = None if behind is None else _named(emitted, behind)
                 _stand_in(stack, norm, norm_forward(path, norm, placed or free_norms))
-        features = model.backbone(x)
+        with torch.set_grad_enabled(grad):
+            features = model.backbone(x)
     return Arrivals(layers, norms, keep(FEATURES, features))
 
 

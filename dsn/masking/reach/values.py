@@ -8,12 +8,14 @@ with NaN is false).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache
 
 import torch
 from torch import Tensor
 
+from ...errors import InputError
 from ..map import Size
 from ..structure import Structure
 from .sending import Arrivals, Keep, kept, send
@@ -96,6 +98,24 @@ FINITE: tuple[Values, ...] = (
 )
 BOUNDLESS = (_filled(math.nan), _filled(math.inf), _filled(-math.inf))
 KINDS = (*FINITE, *BOUNDLESS)
+
+
+class Endless(Exception):
+    """The backbone does not run on values that are not finite."""
+
+
+@contextmanager
+def telling(kind: int) -> Iterator[None]:
+    """Say what it means that the backbone's own code fails on values of a kind."""
+    try:
+        yield
+    except Exception as error:
+        if KINDS[kind] in BOUNDLESS:
+            raise Endless from error
+        raise InputError(
+            f"the backbone does not run on made-up values in the shape of {BATCH} example inputs "
+            f"({type(error).__name__}: {error}): masks need a backbone that takes any batch and any values"
+        ) from error
 
 
 class Sender:
