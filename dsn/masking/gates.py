@@ -87,9 +87,11 @@ class Gate(nn.Module):
         """``values`` [n] shaped so that they multiply along the neurons of ``output``."""
         if self.neuron_dim == -1:
             return values.to(output.dtype)
-        shape = [1] * output.dim()
-        shape[self.neuron_dim] = values.numel()
-        return values.view(shape).to(output.dtype)
+        return _along(self.neuron_dim, values, output)
+
+    def gate_follower(self, _module: nn.Module, _args: Any, output: Tensor) -> Tensor:
+        """Forward hook of what follows this mask, along dimension 1 (``reach.followers``)."""
+        return output if self.values is None else output * _along(1, self.values, output)
 
     def open(self, mean: float, std: float, budget: int | None, fresh: int | None) -> None:
         """Begin a task: fresh logits [n] drawn from N(mean, std).
@@ -203,3 +205,9 @@ class Gate(nn.Module):
             self.commit_widths = torch.tensor(self.widths, device=device, dtype=torch.long)
         has_logits = f"{prefix}logits" in state_dict
         self.logits = nn.Parameter(torch.zeros(self.n, device=device)) if has_logits else None
+
+
+def _along(dim: int, values: Tensor, output: Tensor) -> Tensor:
+    shape = [1] * output.dim()
+    shape[dim] = values.numel()
+    return values.view(shape).to(output.dtype)

@@ -18,7 +18,7 @@ from .head import put_head, take_head
 from .kinds import is_layer, is_norm
 from .layers import find_sites
 from .norms import TaskNorm
-from .reach import free_norms_read_past, refuse_leaks, small_size
+from .reach import follow_leaders, free_norms_read_past, refuse_leaks, small_size
 from .records import Lateral
 from .rehearsal import refuse_forgetting
 from .state.fit import refuse_unfit
@@ -61,6 +61,7 @@ class MaskedModel(TaskLife):
         try:
             self.size = small_size(self, self._feature_size())
             free_norms_read_past(self)
+            follow_leaders(self)
             refuse_leaks(self)
             if edges != "none":
                 self.edges = Edges(self, edges).to(self.device)

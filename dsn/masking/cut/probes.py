@@ -24,6 +24,7 @@ from ..computes import Computes
 from ..kinds import is_norm, layer_kind
 from ..layers import evaluating
 from ..norms import TaskNorm
+from .pieces import Masked
 
 FEATURES, INPUT = "features", "input"
 # sizes of the values sent, each with both signs: some of them pass any activation that is not flat everywhere
@@ -73,8 +74,8 @@ class Skeleton:
         self.shapes = output_shapes(model, task)
         self.probes: dict[str, _Probe] = {}
         stand_ins = lone_norms(model, task)
-        for norm in stand_ins.values():
-            _neutralise(norm)
+        for module in (inner for norm in stand_ins.values() for inner in norm.modules()):
+            _neutralise(module)
         for seed, (path, layer) in enumerate(model.layer_modules()):
             probe = _Probe(seed, layer_kind(layer).neuron_dim, self.shapes[path])
             self.probes[path] = stand_ins[id(layer)] = probe
@@ -126,9 +127,17 @@ class Skeleton:
 
 
 def lone_norms(model: Computes, task: int) -> dict[int, Any]:
-    """Copies of the norms that follow no masked layer, as ``task`` uses them, by id: a memo for deepcopy."""
+    """Copies of the norms that follow no masked layer, as ``task`` uses them, by id: a memo for deepcopy.
+
+    Where one follows a leader's mask, the mask is behind it.
+    """
     placed = {model.mask_module(path) for path in model.gates_by_path}
-    return {id(norm): copy.deepcopy(norm.of(task)) for norm in model.norms() if norm not in placed}
+    copies = {id(norm): copy.deepcopy(norm.of(task)) for norm in model.norms() if norm not in placed}
+    masks = model.open_neurons(task) if model.followers else {}
+    for follower in model.followers:
+        site = id(model.backbone.get_submodule(follower.site))
+        copies[site] = nn.Sequential(copies[site], Masked(masks[follower.leader]))
+    return copies
 
 
 @torch.no_grad()

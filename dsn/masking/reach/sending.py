@@ -101,7 +101,8 @@ def send(
 
         return forward
 
-    layer_of = {norm: path for path, norm in model.norm_of.items() if norm is not None}
+    placed = {norm: _named(emitted, path) for path, norm in model.norm_of.items() if norm is not None}
+    placed |= {f.site: _following(model, emitted, f.leader) for f in model.followers}
     with ExitStack() as stack:
         stack.enter_context(evaluating(model))
         model.open_plainly()
@@ -110,9 +111,7 @@ def send(
         for path, norm in model.backbone.named_modules():
             if isinstance(norm, TaskNorm):
                 norms[path] = []
-                behind = layer_of.get(path)
-                placed = None if behind is None else _named(emitted, behind)
-                _stand_in(stack, norm, norm_forward(path, norm, placed or free_norms))
+                _stand_in(stack, norm, norm_forward(path, norm, placed.get(path, free_norms)))
         features = model.backbone(x)
     return Arrivals(layers, norms, keep(FEATURES, features))
 
@@ -125,6 +124,13 @@ def _stand_in(stack: ExitStack, module: nn.Module, forward: Callable[..., Tensor
 
 def _named(emit: Emit, path: str) -> Emit:
     return lambda _path, output: emit(path, output)
+
+
+def _following(model: Structure, emit: Emit, leader: str) -> Emit:
+    """What a follower emits, whose channels lie along dimension 1, is masked as its leader is."""
+    if model.gates_by_path[leader].neuron_dim == 1:
+        return _named(emit, leader)
+    return lambda _path, output: emit(leader, output.movedim(1, -1)).movedim(-1, 1)
 
 
 def _broadcast(model: Structure, values: Mapping[str, Tensor]) -> Emit:

@@ -238,6 +238,7 @@ def _norm(
 ) -> set[str]:
     """The names of a task's norm, as wide as its layer was then."""
     width = next((widths.get(layer) for layer, norm in model.norm_of.items() if norm == path), None)
+    width = next((widths.get(f.leader) for f in model.followers if path in (f.path, f.norm)), width)
     names = set()
     for name in model.backbone.get_submodule(path).original.state_dict():  # type: ignore[union-attr]
         own, key = state[f"backbone.{path}.original.{name}"], f"backbone.{path}.tasks.{task}.{name}"
