@@ -93,6 +93,17 @@ class Structure(nn.Module):
         """Neurons of each masked layer, in forward order."""
         return {path: gate.n for path, gate in self.gates_by_path.items()}
 
+    @property
+    def pretrained(self) -> bool:
+        """Whether its backbone counts as a task before the first: shared by all, and never changed."""
+        return any(gate.kept_neurons for gate in self._gates.values())
+
+    @property
+    def fresh(self) -> dict[str, int]:
+        """Neurons beside those of a pretrained backbone, of each layer that has any."""
+        counts = {path: gate.n - gate.kept_neurons for path, gate in self._gates.items() if gate.kept_neurons}
+        return {path: count for path, count in counts.items() if count}
+
     def layer(self, path: str) -> Maskable:
         """The masked Linear or Conv at ``path``."""
         return cast(Maskable, self.backbone.get_submodule(path))

@@ -83,7 +83,7 @@ def _changes(model: Structure, paths: list[str]) -> tuple[dict[str, Tensor], dic
 def _sent(
     model: Structure, values: dict[str, Tensor], coins: torch.Generator | None
 ) -> dict[str, list[Tensor]]:
-    """What arrives at norms and own modules in one pass; a coin changes the input and what each of them gives."""
+    """What arrives at norms and own modules in one pass; coins change the input and what each gives."""
 
     def emit(_path: str, output: Tensor) -> Tensor:
         coin = 0.0 if coins is None else float(torch.rand((), generator=coins) < 0.5)
@@ -95,7 +95,7 @@ def _sent(
 
 
 def _norms_behind(model: Structure, paths: list[str]) -> dict[str, str | None]:
-    """The norm right behind each of the modules at ``paths``, if it keeps channels apart and reads it alone."""
+    """The norm right behind each module at ``paths``, if it keeps channels apart and reads it alone."""
     made: list[tuple[str, Tensor]] = []
     read: dict[str, set[str | None]] = {}
 
