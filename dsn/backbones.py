@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from .vision import loading_weights_only as loading_weights_only
 from .vision import mobilenet, vit
+from .vision import timm_model as timm_model
 from .vision import torchvision_model as torchvision_model
 
 

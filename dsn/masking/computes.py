@@ -66,7 +66,7 @@ class Computes(Structure):
         """Give every gate its soft values, and keep their price for :meth:`price`."""
         values, price = self._soft_gates()
         for gate, value in zip(self._gates.values(), values, strict=True):
-            gate.values = value
+            gate.values = gate.with_kept(value)
         self._price = (self._price_key(), price) if torch.is_grad_enabled() else None
 
     def _soft_gates(self) -> tuple[list[Tensor], Tensor]:

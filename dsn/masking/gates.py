@@ -58,6 +58,7 @@ class Gate(nn.Module):
         self.logits: nn.Parameter | None = None
         self.budget: int | None = None
         self.fresh: int | None = None
+        self.kept_neurons = 0  # of a pretrained backbone: the first ones, used and open for every task
         self.opens_unowned = False  # edges: neurons that no task has yet are open beside the mask
         self.register_buffer("masks", torch.zeros(0, -(-n // 8), dtype=torch.uint8))
         self.register_buffer("commit_widths", torch.zeros(0, dtype=torch.long))
@@ -87,9 +88,21 @@ class Gate(nn.Module):
         """``values`` [n] shaped so that they multiply along the neurons of ``output``."""
         if self.neuron_dim == -1:
             return values.to(output.dtype)
-        shape = [1] * output.dim()
-        shape[self.neuron_dim] = values.numel()
-        return values.view(shape).to(output.dtype)
+        return _along(self.neuron_dim, values, output)
+
+    def gate_follower(self, _module: nn.Module, _args: Any, output: Tensor) -> Tensor:
+        """Forward hook of what follows this mask, along dimension 1 (``reach.followers``)."""
+        return output if self.values is None else output * _along(1, self.values, output)
+
+    def keep_all(self) -> None:
+        """Take the neurons that there are for those of a pretrained backbone."""
+        self.kept_neurons = self.n
+        self.register_buffer("kept", torch.tensor(self.n, device=self.masks.device))
+
+    def with_kept(self, values: Tensor) -> Tensor:
+        """Soft gates [n] of the task being learnt, those of a pretrained backbone's neurons 1."""
+        kept = self.kept_neurons
+        return torch.cat([torch.ones_like(values[:kept]), values[kept:]]) if kept else values
 
     def open(self, mean: float, std: float, budget: int | None, fresh: int | None) -> None:
         """Begin a task: fresh logits [n] drawn from N(mean, std).
@@ -111,20 +124,33 @@ class Gate(nn.Module):
     def effective_logits(self) -> Tensor:
         """Logits [n] of the task being learnt, after its budget: positive ones are selected."""
         assert self.logits is not None
-        return within_budget(within_budget(self.logits, self.fresh, self.free), self.budget)
+        among = (
+            (torch.arange(self.n, device=self.logits.device) >= self.kept_neurons)
+            if self.kept_neurons
+            else None
+        )
+        return within_budget(within_budget(self.logits, self.fresh, self.free), self.budget, among)
 
     def may_open(self) -> Tensor:
         """Bool [n]: what the task being learnt may select; under a plan, what it starts with."""
         if self.fresh is None:
             return torch.ones(self.n, dtype=torch.bool, device=self.masks.device)
-        return self.effective_logits().detach() > 0
+        opened = self.effective_logits().detach() > 0
+        opened[: self.kept_neurons] = True
+        return opened
 
     @torch.no_grad()
     def selection(self) -> Tensor:
-        """Bits [n] that a commit would store: sigma(s_max e) > 1/2, and the best neuron if there is none."""
+        """Bits [n] that a commit would store: sigma(s_max e) > 1/2, and the best neuron if there is none.
+
+        Those of a pretrained backbone are among them.
+        """
         logits = self.effective_logits()
         selected = logits > 0
-        selected[logits.argmax()] = True
+        if self.kept_neurons:
+            selected[: self.kept_neurons] = True
+        else:
+            selected[logits.argmax()] = True
         return selected
 
     @torch.no_grad()
@@ -172,10 +198,12 @@ class Gate(nn.Module):
         return self._bits[2]
 
     def used(self, rows: int | None = None) -> Tensor:
-        """Bits [n]: the union of the first ``rows`` committed masks, by default of all."""
+        """Bits [n]: the union of the first ``rows`` committed masks, by default of all, and what is kept."""
         packed = self.masks[:rows]  # bits behind the width at a mask's commit are 0
         bits = unpack_bits(packed.flatten(), packed.numel() * 8)
-        return bits.view(len(packed), packed.shape[1] * 8).any(0)[: self.n]
+        used = bits.view(len(packed), packed.shape[1] * 8).any(0)[: self.n]
+        used[: self.kept_neurons] = True
+        return used
 
     @torch.no_grad()
     def grow(self, by: int) -> None:
@@ -203,3 +231,9 @@ class Gate(nn.Module):
             self.commit_widths = torch.tensor(self.widths, device=device, dtype=torch.long)
         has_logits = f"{prefix}logits" in state_dict
         self.logits = nn.Parameter(torch.zeros(self.n, device=device)) if has_logits else None
+
+
+def _along(dim: int, values: Tensor, output: Tensor) -> Tensor:
+    shape = [1] * output.dim()
+    shape[dim] = values.numel()
+    return values.view(shape).to(output.dtype)

@@ -106,6 +106,10 @@ def start_task(
                 "from constants at the scale of He et al.; leave them out"
             )
         return
+    if model.pretrained and (choice != "all" or he):
+        raise InputError(
+            "initial choice and he begin with another network than the pretrained one: leave them out"
+        )
     if choice not in ("all", *WIDTHS):
         raise InputError(f"initial choice is '{choice}': choose one of all, {', '.join(WIDTHS)}")
     if not (0 < share <= 1 and 0 <= reuse <= 1):

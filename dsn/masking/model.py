@@ -14,11 +14,12 @@ from ..errors import InputError
 from .cut import subnetwork
 from .edges import EDGES, Edges
 from .foreign import OwnTensor, bake_in, close_attention, give_to_tasks, open_attention
+from .growth import keep_pretrained
 from .head import put_head, take_head
 from .kinds import is_layer, is_norm
 from .layers import find_sites
 from .norms import TaskNorm
-from .reach import free_norms_read_past, refuse_leaks, small_size
+from .reach import follow_leaders, free_norms_read_past, refuse_leaks, small_size
 from .records import Lateral
 from .rehearsal import refuse_forgetting
 from .state.fit import refuse_unfit
@@ -38,9 +39,12 @@ class MaskedModel(TaskLife):
         head: str | None = None,
         edges: str = "none",
         rehearse: bool = True,
+        pretrained: bool = False,
+        fresh: int = 0,
     ) -> None:
         if edges not in EDGES:
             raise InputError(f"edges is '{edges}': choose one of {', '.join(EDGES)}")
+        _refuse_pretrained(edges, pretrained, fresh)
         if is_layer(backbone) or is_norm(backbone):
             raise InputError(
                 f"the backbone is a single {type(backbone).__name__}: put it into an nn.Sequential"
@@ -61,6 +65,9 @@ class MaskedModel(TaskLife):
         try:
             self.size = small_size(self, self._feature_size())
             free_norms_read_past(self)
+            follow_leaders(self)
+            if pretrained:
+                keep_pretrained(self, fresh)
             refuse_leaks(self)
             if edges != "none":
                 self.edges = Edges(self, edges).to(self.device)
@@ -159,3 +166,13 @@ class MaskedModel(TaskLife):
         if ids is not None:
             make_room(self, state_dict, prefix, [int(task) for task in ids])
         super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def _refuse_pretrained(edges: str, pretrained: bool, fresh: int) -> None:
+    if fresh and not pretrained:
+        raise InputError(f"fresh is {fresh}: fresh neurons are grown beside a pretrained backbone alone")
+    if pretrained and edges != "none":
+        raise InputError(
+            f"edges is '{edges}', which gives the backbone weights of its own making: a pretrained one keeps "
+            "its weights, so leave edges out"
+        )

@@ -40,7 +40,12 @@ def fresh_neurons(model: Structure, tasks: int) -> dict[str, int]:
     """
     if tasks < 1:
         raise InputError(f"planned_tasks is {tasks}: plan for at least 1 task")
-    widths = planned_widths(model.layers, fans_of(model), len(model.committed), tasks)
+    if model.pretrained:  # each fresh neuron reads and writes what is there: edges grow with their number
+        share = min((len(model.committed) + 1) / tasks, 1.0)
+        fresh = {path: round(model.fresh.get(path, 0) * share) for path in model.layers}
+        widths = {path: n - model.fresh.get(path, 0) + fresh[path] for path, n in model.layers.items()}
+    else:
+        widths = planned_widths(model.layers, fans_of(model), len(model.committed), tasks)
     return {path: max(0, widths[path] - int(used.sum())) for path, used in model.used().items()}
 
 

@@ -1,10 +1,28 @@
 """What a task keeps beside its mask: numbers about it, and what it has been given by later tasks."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Follower:
+    """A depthwise convolution at ``path``, each channel of which is made of one neuron of layer ``leader``.
+
+    ``norm``: the path of the norm right behind it, if there is one.
+    """
+
+    path: str
+    norm: str | None
+    leader: str
+
+    @property
+    def site(self) -> str:
+        """Where the leader's mask multiplies once more: a norm's shift is not 0."""
+        return self.norm or self.path
 
 
 class TaskRecord(nn.Module):

@@ -19,7 +19,7 @@ from .layers import Site
 from .map import NetworkMap, Size
 from .norms import TaskNorm
 from .passes import PassLock
-from .records import TaskRecord
+from .records import Follower, TaskRecord
 
 
 class Structure(nn.Module):
@@ -33,6 +33,7 @@ class Structure(nn.Module):
         self.backbone = backbone
         self.input_shape = (1, *example_input.shape[1:])
         self.size: Size  # reach: at which values are sent
+        self.followers: list[Follower] = []
         self._place_masks(sites)
         self.heads = nn.ModuleDict()
         self.records = nn.ModuleDict()
@@ -68,6 +69,14 @@ class Structure(nn.Module):
     def free_norm(self, path: str) -> None:
         """Put the mask of layer ``path`` at the layer itself; the norm behind it stands free from now on."""
         self.norm_of[path] = None
+        self._hook_anew()
+
+    def let_follow(self, followers: list[Follower]) -> None:
+        """Multiply what ``followers`` give by the masks of their leaders from now on."""
+        self.followers = [*self.followers, *followers]
+        self._hook_anew()
+
+    def _hook_anew(self) -> None:
         for handle in self._hooks:
             handle.remove()
         self._hooks = self._register_hooks()
@@ -83,6 +92,17 @@ class Structure(nn.Module):
     def layers(self) -> dict[str, int]:
         """Neurons of each masked layer, in forward order."""
         return {path: gate.n for path, gate in self.gates_by_path.items()}
+
+    @property
+    def pretrained(self) -> bool:
+        """Whether its backbone counts as a task before the first: shared by all, and never changed."""
+        return any(gate.kept_neurons for gate in self._gates.values())
+
+    @property
+    def fresh(self) -> dict[str, int]:
+        """Neurons beside those of a pretrained backbone, of each layer that has any."""
+        counts = {path: gate.n - gate.kept_neurons for path, gate in self._gates.items() if gate.kept_neurons}
+        return {path: count for path, count in counts.items() if count}
 
     def layer(self, path: str) -> Maskable:
         """The masked Linear or Conv at ``path``."""
@@ -124,6 +144,9 @@ class Structure(nn.Module):
             if isinstance(site, TaskNorm) and site.mixes_neurons:
                 # its statistics must not see neurons outside the mask
                 handles.append(layer.register_forward_hook(gate.gate_output))
+        for follower in self.followers:
+            module, gate = self.backbone.get_submodule(follower.site), self.gates_by_path[follower.leader]
+            handles.append(module.register_forward_hook(gate.gate_follower))
         return handles
 
     def open_plainly(self) -> None:

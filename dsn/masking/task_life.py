@@ -11,8 +11,10 @@ from torch import Tensor, nn
 
 from ..errors import InputError
 from .computes import Computes
+from .kinds import layer_kind
 from .norms import TaskNorm
 from .plan import fresh_neurons, owned_neurons
+from .reach import needed_inputs
 from .records import TaskRecord
 from .state.fit import is_small, limit
 
@@ -68,6 +70,8 @@ class TaskLife(Computes):
             self._warn_if_full(task)
             for path, gate in self.gates_by_path.items():
                 gate.open(logit_mean, logit_std, limits[path], fresh.get(path))
+        if self.pretrained:
+            self._forget_free()
         for norm in self.norms():
             norm.add_task(task)
         self.heads[str(task)] = nn.Linear(
@@ -78,6 +82,14 @@ class TaskLife(Computes):
         self.tasks.append(task)
         self.task_ids = torch.tensor(self.tasks, device=self.device)
         return task
+
+    @torch.no_grad()
+    def _forget_free(self) -> None:
+        """Let used neurons read nothing of free ones, so that a task begins with the pretrained function."""
+        used, needed = self.used(), needed_inputs(self)
+        for path, layer in self.layer_modules():
+            read = layer_kind(layer).block(layer.weight, used[path], ~needed[path])
+            layer.weight.masked_fill_(read, 0.0)
 
     def _limits(self, budget: float | Mapping[str, float] | None) -> dict[str, int | None]:
         if isinstance(budget, Mapping):
@@ -91,7 +103,8 @@ class TaskLife(Computes):
             share = budget.get(path) if isinstance(budget, Mapping) else budget
             if share is not None and not 0 < share <= 1:
                 raise InputError(f"budget of layer '{path}' is {share}: give a share in (0, 1]")
-            limits[path] = None if share is None else max(1, int(share * n))
+            n -= self.gates_by_path[path].kept_neurons
+            limits[path] = None if share is None or n == 0 else max(1, int(share * n))
         return limits
 
     def _owned(self, task: int, budget: object, planned_tasks: int | None) -> dict[str, int]:
@@ -104,7 +117,11 @@ class TaskLife(Computes):
         return owned_neurons(self, planned_tasks)
 
     def _warn_if_full(self, task: int) -> None:
-        full = [path for path, used in self.used().items() if bool(used.all())]
+        full = [
+            path
+            for path, used in self.used().items()
+            if bool(used.all()) and (path in self.fresh or not self.pretrained)
+        ]
         if full:
             warnings.warn(
                 f"task {task}: no free neuron is left in {', '.join(full)}; it learns by reuse and its head "

@@ -12,6 +12,8 @@ def mask_neurons(
     head: str | None = None,
     edges: str = "none",
     rehearse: bool = True,
+    pretrained: bool = False,
+    fresh: int = 0,
 ) -> MaskedModel:
     """Wrap ``backbone`` so that each task gets a mask over its neurons, a head and norm state of its own.
 
@@ -30,8 +32,20 @@ def mask_neurons(
         rehearse: try on a copy that earlier tasks stay bit-equal when others are learnt (``rehearsal.py``),
             now and after each growth. It takes a copy of the backbone and some twenty passes over four
             samples.
+        pretrained: the backbone counts as a task before the first: all its neurons are open for every task,
+            free of charge, and its weights never change (norms and own tensors are each task's own).
+        fresh: neurons that every layer is given beside a pretrained backbone's that can be, for tasks to
+            learn with; ``model.fresh`` says which have any. The backbone stays so wide after ``unmask``.
 
     Raises:
         InputError: for what cannot be masked, with the layer's path, the reason and the remedy.
     """
-    return MaskedModel(backbone, example_input=example_input, head=head, edges=edges, rehearse=rehearse)
+    return MaskedModel(
+        backbone,
+        example_input=example_input,
+        head=head,
+        edges=edges,
+        rehearse=rehearse,
+        pretrained=pretrained,
+        fresh=fresh,
+    )

@@ -2,9 +2,10 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
+from typing_extensions import Self
 
-from .blocks import Block, Positive, Probability
+from .blocks import Block, Positive, Probability, wrong
 
 
 class MLPConfig(Block):
@@ -91,13 +92,42 @@ class MobileNetConfig(Block):
     features: Positive = 256
 
 
-class TorchvisionConfig(Block):
-    """Any classifier of torchvision; ``model``: its name there, ``options``: arguments of its builder."""
+class ZooConfig(Block):
+    """A network by the name that a package has for it.
 
-    name: Literal["torchvision"] = "torchvision"
+    pretrained: with the package's weights, downloaded into its cache, or from ``weights``; a mere start,
+        unless ``selection.fresh`` keeps them
+    weights: a file of theirs, .pth or .safetensors; null: the package's own
+    options: arguments of the network's builder
+    """
+
     model: str
     pretrained: bool = False
+    weights: str | None = None
     options: dict[str, Any] = {}
+
+    @model_validator(mode="after")
+    def _weights_are_wanted(self) -> Self:
+        if self.weights is not None and not self.pretrained:
+            raise wrong(
+                "backbone.weights", "is read only with backbone.pretrained: true; set it, or leave it"
+            )
+        return self
+
+
+class TorchvisionConfig(ZooConfig):
+    """Any classifier of torchvision; ``model``: its name there, e.g. mobilenet_v2."""
+
+    name: Literal["torchvision"] = "torchvision"
+
+
+class TimmConfig(ZooConfig):
+    """A network of timm (``pip install -e '.[timm]'``); ``model``: its name there, e.g. vit_tiny_patch16_224.
+
+    One made for a size of its own takes another by ``options``, e.g. {img_size: 64}.
+    """
+
+    name: Literal["timm"] = "timm"
 
 
 Backbone = Annotated[
@@ -110,6 +140,7 @@ Backbone = Annotated[
     | ResNet20Config
     | ViTConfig
     | MobileNetConfig
-    | TorchvisionConfig,
+    | TorchvisionConfig
+    | TimmConfig,
     Field(discriminator="name"),
 ]

@@ -58,6 +58,8 @@ class SelectionConfig(Block):
     edges: none: neurons alone are selected. own_and_read: a task owns the fresh neurons that planned_tasks
         gives it, their weights learn, and packed bits choose which other weights it reads; own_and_sign: the
         bits choose their signs; own: it reads all as they are
+    fresh: with backbone.pretrained, all tasks share the backbone, which never changes, and each layer that
+        can be is given so many neurons beside it for tasks to learn with; null: its weights are a mere start
     score_lr_factor: the scores of edges learn at train.lr times this
     first_edges: the half of the edges that own_and_read reads at first: drawn, or by Node-Path Balancing
     initial: neurons that a task starts with
@@ -72,6 +74,7 @@ class SelectionConfig(Block):
     planned_tasks: Positive | Literal["stream"] | None = None
     growth: NonNegative = 0
     edges: Literal["none", "own_and_read", "own_and_sign", "own"] = "none"
+    fresh: NonNegative | None = None
     score_lr_factor: Annotated[float, Field(gt=0)] = 10.0
     first_edges: Literal["drawn", "balanced"] = "drawn"
     initial: InitialConfig = InitialConfig()
@@ -227,6 +230,25 @@ class Config(Block):
         if self.transfer.mechanism == "gates":
             raise wrong(
                 "transfer.mechanism", "gates changes masks, which say who owns a weight: take another"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _fresh_goes_with_pretrained(self) -> Self:
+        selection = self.selection
+        if selection.fresh is None or self.strategy != "dsn":
+            return self
+        if not getattr(self.backbone, "pretrained", False):
+            raise wrong(
+                "selection.fresh", "keeps pretrained weights: set backbone.pretrained: true, or leave it out"
+            )
+        if selection.edges != "none":
+            raise wrong(
+                "selection.edges", "gives the backbone weights of its own making: leave out fresh or edges"
+            )
+        if selection.initial.choice != "all" or selection.initial.he:
+            raise wrong(
+                "selection.initial", "begins with another network than the pretrained one: leave it out"
             )
         return self
 

@@ -10,8 +10,8 @@ from dsn.errors import InputError
 from dsn.masking import MaskedModel, mask_neurons
 from dsn.memory import memory_bytes
 
-from .backbone import Backbone, MLPConfig, TorchvisionConfig
-from .experiment import Config
+from .backbone import Backbone, MLPConfig, TimmConfig, ZooConfig
+from .experiment import Config, SelectionConfig
 
 PixelRange = tuple[Tensor, Tensor]
 """lowest and highest value of a normalised pixel, [C] each"""
@@ -20,16 +20,27 @@ PixelRange = tuple[Tensor, Tensor]
 def build_model(config: Config, sample_shape: torch.Size) -> MaskedModel:
     """The masked backbone for samples of shape [C, H, W] or [D]."""
     backbone, head = build_backbone(config.backbone, sample_shape)
-    edges = config.selection.edges if config.strategy == "dsn" else "none"
-    return mask_neurons(backbone, head=head, example_input=torch.zeros(1, *sample_shape), edges=edges)
+    chosen = config.selection if config.strategy == "dsn" else SelectionConfig()
+    return mask_neurons(
+        backbone,
+        head=head,
+        example_input=torch.zeros(1, *sample_shape),
+        edges=chosen.edges,
+        pretrained=chosen.fresh is not None,
+        fresh=chosen.fresh or 0,
+    )
 
 
 def architecture(config: Config) -> Config:
     """``config`` without pretrained weights: for a model whose weights come from a file of ours."""
-    if not isinstance(config.backbone, TorchvisionConfig):
+    return config.model_copy(update={"backbone": _plain(config.backbone)})
+
+
+def _plain(config: Backbone) -> Backbone:
+    """Without pretrained weights."""
+    if not isinstance(config, ZooConfig):
         return config
-    plain = config.backbone.model_copy(update={"pretrained": False})
-    return config.model_copy(update={"backbone": plain})
+    return config.model_copy(update={"pretrained": False, "weights": None})
 
 
 def build_backbone(config: Backbone, sample_shape: torch.Size) -> tuple[nn.Module, str | None]:
@@ -41,10 +52,8 @@ def build_backbone(config: Backbone, sample_shape: torch.Size) -> tuple[nn.Modul
 
 def _refuse_too_large(config: Backbone, sample_shape: torch.Size) -> None:
     """Raise InputError where the weights, their gradients and two copies do not fit into memory."""
-    if isinstance(config, TorchvisionConfig):
-        config = config.model_copy(update={"pretrained": False})
     try:
-        backbone, _ = _build_backbone(config, sample_shape)
+        backbone, _ = _build_backbone(_plain(config), sample_shape)
     except InputError:
         raise
     except (RuntimeError, OverflowError) as error:  # too large to be counted
@@ -66,9 +75,12 @@ def _build_backbone(config: Backbone, sample_shape: torch.Size) -> tuple[nn.Modu
             f"backbone.name: {config.name} takes images, but the stream gives vectors of "
             f"{sample_shape.numel()}: set stream.flatten: false, or take the backbone mlp"
         )
-    if isinstance(config, TorchvisionConfig):
+    if isinstance(config, ZooConfig):
+        channels = {"in_chans": sample_shape[0]} if sample_shape[0] != 3 else {}
+        zoo = backbones.timm_model if isinstance(config, TimmConfig) else backbones.torchvision_model
+        chosen = channels | config.options if isinstance(config, TimmConfig) else config.options
         try:
-            return backbones.torchvision_model(config.model, config.pretrained, **config.options)
+            return zoo(config.model, config.pretrained, config.weights, **chosen)
         except InputError:
             raise
         except (TypeError, ValueError) as error:

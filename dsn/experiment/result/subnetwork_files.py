@@ -21,8 +21,8 @@ from safetensors.torch import save as serialize
 from torch import Tensor, nn
 
 from dsn.errors import InputError
-from dsn.masking.cut.pieces import Pools, Select, Sum
-from dsn.masking.kinds import LAYERS, is_layer, is_norm
+from dsn.masking.cut.pieces import Masked, Pools, Select, Sum
+from dsn.masking.kinds import LAYERS, is_depthwise, is_layer, is_norm
 
 from ..config.experiment import Config
 from ..config.network import architecture, build_backbone
@@ -91,10 +91,14 @@ def load_subnetwork(path: Path | str) -> nn.Module:
 
 
 def _places(config: Config, shape: torch.Size) -> tuple[list[str], str | None]:
-    """Paths, within a subnetwork, of the layers and norms of the backbone."""
+    """Paths, within a subnetwork, of the modules of the backbone that others stand in for."""
     backbone, head = build_backbone(architecture(config).backbone, shape)
-    named = backbone.named_modules()
-    masked = [f"backbone.{path}" for path, m in named if (is_layer(m) or is_norm(m)) and path != head]
+    replaced = (is_layer, is_norm, is_depthwise)
+    masked = [
+        f"backbone.{path}"
+        for path, module in backbone.named_modules()
+        if path != head and any(kind(module) for kind in replaced)
+    ]
     return masked, head
 
 
@@ -131,6 +135,8 @@ def _describe(module: nn.Module) -> Any:
     if isinstance(module, Select):
         arguments: dict[str, Any] = {"size": len(module.index), "width": module.width, "dim": module.dim}
         return {"kind": kind, **arguments, "zeros": module.zeros}
+    if isinstance(module, Masked):
+        return {"kind": kind, "size": len(module.mask)}
     if PIECES.get(kind) is not type(module):
         raise InputError(f"a {kind} cannot be described in a safetensors file: use --format onnx")
     names = [
@@ -152,6 +158,8 @@ def _build(description: Any) -> nn.Module:
     if kind == "Select":
         size, width, dim, zeros = (arguments[name] for name in ("size", "width", "dim", "zeros"))
         return Select(torch.empty(size, dtype=torch.long), width, dim, bool(zeros))
+    if kind == "Masked":
+        return Masked(torch.empty(arguments["size"], dtype=torch.bool))
     if "normalized_shape" in arguments:
         arguments["normalized_shape"] = tuple(arguments["normalized_shape"])
     for name in ("kernel_size", "stride", "padding", "dilation"):

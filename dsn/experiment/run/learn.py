@@ -78,6 +78,7 @@ def learn(session: Session, saved: Saved | None = None) -> Learnt:
             tasks=session.tasks,
             pixel_range=benchmark.pixel_range,
         )
+        _say_what_is_fresh(console, strategy.model)
         course = Course(strategy, metrics, progress, saved)
         if saved is not None and saved.state is not None:
             say(console, f"going on {course}")
@@ -142,6 +143,18 @@ def _say_whether_transfer_is_off(session: Session) -> None:
             "transfer is off: there are no validation data to judge it by; set stream.validation, e.g. 0.1, "
             "or transfer.tasks=0 and transfer.forward=0",
         )
+
+
+def _say_what_is_fresh(console: Console, model: object) -> None:
+    """Which layers of a kept, pretrained backbone tasks can learn neurons in."""
+    if not isinstance(model, MaskedModel) or not model.pretrained:
+        return
+    grown = ", ".join(f"{path} +{count}" for path, count in model.fresh.items())
+    say(
+        console,
+        f"the pretrained network is kept: {len(model.fresh)} of its {len(model.layers)} layers have fresh "
+        f"neurons{': ' if grown else ''}{grown}",
+    )
 
 
 def learn_independent(session: Session, saved: Saved | None = None) -> list[float]:

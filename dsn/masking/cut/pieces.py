@@ -44,6 +44,19 @@ class Select(nn.Module):
         return f"{len(self.index)} of {self.width}, dim={self.dim}"
 
 
+class Masked(nn.Module):
+    """x with the channels, along dimension 1, alone that are in ``mask``, bool [n]; the others are 0."""
+
+    mask: Tensor
+
+    def __init__(self, mask: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("mask", mask.clone())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.mask.view(-1, *[1] * (x.dim() - 2)).to(x.dtype)
+
+
 class Sum(nn.ModuleList):
     """The sum of what several networks make of the same input."""
 

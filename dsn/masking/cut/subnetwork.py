@@ -30,7 +30,7 @@ from ..records import Lateral
 from ..rehearsal import apart, samples
 from .cuts import Cut, plan
 from .layout import Layout
-from .pieces import Pools, Select, Sum, chain, kept_norm, sliced
+from .pieces import Masked, Pools, Select, Sum, chain, kept_norm, sliced
 
 CLOSE = 1e-4  # logits apart by less are the same but for rounding
 Head = tuple[Tensor, Tensor]
@@ -153,10 +153,7 @@ def _built(
     bias: Tensor,
 ) -> nn.Module:
     """The backbone and its head as ``cut`` says, in evaluation mode."""
-    placed = {model.mask_module(path) for path in model.gates_by_path}
-    replaced: dict[int, Any] = {
-        id(norm): copy.deepcopy(norm.of(task)) for norm in model.norms() if norm not in placed
-    }
+    replaced = _others(model, task)
     for path, layer in model.layer_modules():
         site = model.mask_module(path)
         along = layer_kind(layer).on_maps or all(len(shape) == 0 for shape in model.map_sizes[path])
@@ -171,6 +168,19 @@ def _built(
     like = cast(nn.Linear, model.heads[str(task)])
     head = chain(sliced(like, weight, bias, rows, cut.columns[FEATURES]))
     return nn.Sequential(OrderedDict(backbone=backbone, head=head)).to(model.device).eval()
+
+
+def _others(model: Computes, task: int) -> dict[int, Any]:
+    """Copies, by id, of what stands behind no masked layer, as ``task`` has it; a follower with its mask."""
+    placed = {model.mask_module(path) for path in model.gates_by_path}
+    copies: dict[int, Any] = {
+        id(norm): copy.deepcopy(norm.of(task)) for norm in model.norms() if norm not in placed
+    }
+    masks = model.open_neurons(task) if model.followers else {}
+    for follower in model.followers:
+        site = id(model.backbone.get_submodule(follower.site))
+        copies[site] = nn.Sequential(copies[site], Masked(masks[follower.leader]))
+    return copies
 
 
 def _heard(

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from ...errors import InputError
-from ..kinds import is_layer, is_norm
+from ..kinds import is_depthwise, is_layer, is_norm
 from ..norms import TaskNorm
 
 MOST = 0.5  # of a backbone's numbers, the share that a task may have copies of
@@ -34,8 +34,23 @@ class OwnModule(TaskNorm):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         return self.of(self.task)(*args, **kwargs)
 
+    @torch.no_grad()
+    def grow(self, by: int) -> None:
+        """Give the wrapped model's own depthwise convolution ``by`` channels more; others never change."""
+        convolution = self.original
+        more = copy.deepcopy(convolution)
+        more.weight = nn.Parameter(convolution.weight.new_empty(by, *convolution.weight.shape[1:]))
+        if convolution.bias is not None:
+            more.bias = nn.Parameter(convolution.bias.new_empty(by))
+        more.reset_parameters()
+        for name, fresh in more.named_parameters():
+            wider = torch.cat([convolution.get_parameter(name), fresh])
+            setattr(convolution, name, nn.Parameter(wider, requires_grad=False))
+        self.fit(convolution)
+
     def fit(self, norm: nn.Module) -> None:
-        """Its width never changes."""
+        if is_depthwise(norm):
+            norm.in_channels = norm.out_channels = norm.groups = len(norm.weight)
 
 
 class OwnTensor(OwnModule):

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from .conv import CONVOLUTION
+from .conv import CONVOLUTION, is_depthwise
 from .kind import LayerKind, NormKind, per_edge, per_neuron
 from .linear import LINEAR
 from .norm import BATCH_NORM, GROUP_NORM, LAYER_NORM, RMS_NORM
@@ -28,6 +28,7 @@ __all__ = [
     "Maskable",
     "NormKind",
     "computes_plainly",
+    "is_depthwise",
     "is_exactly",
     "is_layer",
     "is_norm",

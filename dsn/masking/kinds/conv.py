@@ -40,4 +40,10 @@ class Convolution(LayerKind):
         return layer.groups == 1
 
 
+def is_depthwise(module: nn.Module) -> bool:
+    """Whether it is a convolution whose channel j is made of input j alone."""
+    exactly = type(module) in (nn.Conv1d, nn.Conv2d)
+    return exactly and module.in_channels == module.out_channels == module.groups  # type: ignore[union-attr]
+
+
 CONVOLUTION = Convolution()

@@ -1,6 +1,7 @@
 """What reaches what in a backbone, for any values: its map, and what is refused because of it."""
 
 from .columns import laid_out, narrow_columns, narrow_parameters
+from .followers import follow_leaders
 from .leaks import refuse_leaks
 from .live import coupled_layers, inputs_known_at, live_inputs, map_of, needed_inputs, read_inputs, wiring_of
 from .past_norms import free_norms_read_past
@@ -11,6 +12,7 @@ from .wiring import find_wiring, plain_structure, without_weights
 __all__ = [
     "coupled_layers",
     "find_wiring",
+    "follow_leaders",
     "free_norms_read_past",
     "inputs_known_at",
     "laid_out",

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ..map import INPUT, NONE, OUTPUT, SEVERAL, Link, Stage
 from ..structure import Structure
-from .sending import send
+from .sending import Emit, send
 from .values import Sender, telling
 
 S = TypeVar("S", bound=Hashable)
@@ -171,7 +171,8 @@ def _changed_once(
     elif INPUT in rows:
         x = sent(rows[INPUT], x, 1)
     with telling(kind):
-        arrivals = send(model, emit, x, free_norms=(lambda _path, x: x) if through else alike, keep=keep)
+        others: Emit = (lambda _path, x: x) if through else alike
+        arrivals = send(model, emit, x, free_norms=others, keep=keep, follow=not through)
     return found | {OUTPUT: arrivals.features.cpu()}
 
 

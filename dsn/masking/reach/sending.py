@@ -62,6 +62,7 @@ def send(
     keep: Keep = kept,
     size: Size | None = None,
     grad: bool = False,
+    follow: bool = True,
 ) -> Arrivals:
     """Run the backbone on ``x`` while each layer emits values where its mask is applied.
 
@@ -73,6 +74,7 @@ def send(
         keep: (place, what arrives) -> what is kept of it; by default a copy.
         size: of ``x``; by default that which values are sent at.
         grad: keep what gradients need; by default nothing has one.
+        follow: followers emit what their leader does; otherwise they are as norms that stand behind no layer.
     """
     layers: dict[str, list[Tensor]] = {path: [] for path in model.gates_by_path}
     norms: dict[str, list[Tensor]] = {}
@@ -103,7 +105,9 @@ def send(
 
         return forward
 
-    layer_of = {norm: path for path, norm in model.norm_of.items() if norm is not None}
+    placed = {norm: _named(emitted, path) for path, norm in model.norm_of.items() if norm is not None}
+    if follow:
+        placed |= {f.site: _following(model, emitted, f.leader) for f in model.followers}
     with ExitStack() as stack:
         stack.enter_context(evaluating(model))
         model.open_plainly()
@@ -112,9 +116,7 @@ def send(
         for path, norm in model.backbone.named_modules():
             if isinstance(norm, TaskNorm):
                 norms[path] = []
-                behind = layer_of.get(path)
-                placed = None if behind is None else _named(emitted, behind)
-                _stand_in(stack, norm, norm_forward(path, norm, placed or free_norms))
+                _stand_in(stack, norm, norm_forward(path, norm, placed.get(path, free_norms)))
         with torch.set_grad_enabled(grad):
             features = model.backbone(x)
     return Arrivals(layers, norms, keep(FEATURES, features))
@@ -128,6 +130,13 @@ def _stand_in(stack: ExitStack, module: nn.Module, forward: Callable[..., Tensor
 
 def _named(emit: Emit, path: str) -> Emit:
     return lambda _path, output: emit(path, output)
+
+
+def _following(model: Structure, emit: Emit, leader: str) -> Emit:
+    """What a follower emits, whose channels lie along dimension 1, is masked as its leader is."""
+    if model.gates_by_path[leader].neuron_dim == 1:
+        return _named(emit, leader)
+    return lambda _path, output: emit(leader, output.movedim(1, -1)).movedim(-1, 1)
 
 
 def _broadcast(model: Structure, values: Mapping[str, Tensor]) -> Emit:

@@ -50,6 +50,12 @@ def refuse_unfit(model: Computes, state: Mapping[str, Tensor], *, same_types: bo
             raise InputError(f"the stored model's '{key}' has the shape {shapes}")
         if there.dtype != value.dtype and (same_types or not there.is_floating_point()):
             raise InputError(f"the stored model's '{key}' is {there.dtype}, here {value.dtype}")
+    for path, gate in model.gates_by_path.items():
+        if gate.kept_neurons and int(stored[f"{_gate(path)}.kept"]) != gate.kept_neurons:
+            raise InputError(
+                f"the stored model keeps {int(stored[f'{_gate(path)}.kept'])} pretrained neurons in layer "
+                f"'{path}', this one {gate.kept_neurons}"
+            )
     _refuse_other_tasks(model, state)
 
 
@@ -238,6 +244,7 @@ def _norm(
 ) -> set[str]:
     """The names of a task's norm, as wide as its layer was then."""
     width = next((widths.get(layer) for layer, norm in model.norm_of.items() if norm == path), None)
+    width = next((widths.get(f.leader) for f in model.followers if path in (f.path, f.norm)), width)
     names = set()
     for name in model.backbone.get_submodule(path).original.state_dict():  # type: ignore[union-attr]
         own, key = state[f"backbone.{path}.original.{name}"], f"backbone.{path}.tasks.{task}.{name}"

@@ -216,7 +216,8 @@ def _refuse_other_owners(model: TaskLife, tree: Tree) -> None:
 def _refuse_other_weights(model: TaskLife, tree: Tree) -> None:
     masks = {path: mask.to(model.device) for path, mask in tree["masks"].items()}
     inputs, used = _inputs(model, masks), model.used()
-    needed = _inputs(model, used) if model.committed else {}
+    shared = bool(model.committed) or model.pretrained
+    needed = _inputs(model, used) if shared else {}
     for path, layer in model.layer_modules():
         rows, columns = masks[path].nonzero().flatten(), inputs[path]
         here, there = layer.weight[rows][:, columns], tree["weights"][path].to(model.device)
@@ -228,7 +229,7 @@ def _refuse_other_weights(model: TaskLife, tree: Tree) -> None:
             raise InputError(f"layer '{path}' has {'no' if bias is None else 'a'} bias there, not so here")
         if bias is not None and list(bias.shape) != [len(rows)]:
             raise InputError(f"the biases of layer '{path}' have the shape {list(bias.shape)} there")
-        if not model.committed:
+        if not shared:
             continue
         both = used[path][rows][:, None] & torch.isin(columns, needed[path])
         differs = (here != there).flatten(2).any(2) if here.dim() > 2 else here != there
@@ -236,16 +237,21 @@ def _refuse_other_weights(model: TaskLife, tree: Tree) -> None:
         if len(wrong):
             neuron, source = int(rows[wrong[0, 0]]), int(columns[wrong[0, 1]])
             raise InputError(
-                f"the weight of layer '{path}' from input {source} to neuron {neuron} differs, and tasks "
-                f"{model.committed} need it as it is: load tasks of one model together"
+                f"the weight of layer '{path}' from input {source} to neuron {neuron} differs, and "
+                f"{_owners(model)} need it as it is: load tasks of one model together"
             )
         if bias is not None and layer.bias is not None:
             wrong = ((layer.bias[rows] != bias.to(model.device)) & used[path][rows]).nonzero()
             if len(wrong):
                 raise InputError(
-                    f"the bias of neuron {int(rows[wrong[0, 0]])} of layer '{path}' differs, and tasks "
-                    f"{model.committed} need it as it is: load tasks of one model together"
+                    f"the bias of neuron {int(rows[wrong[0, 0]])} of layer '{path}' differs, and "
+                    f"{_owners(model)} need it as it is: load tasks of one model together"
                 )
+
+
+def _owners(model: TaskLife) -> str:
+    tasks = f"tasks {model.committed}"
+    return f"the pretrained backbone and {tasks}" if model.pretrained else tasks
 
 
 def _refuse_other_norms(model: TaskLife, tree: Tree) -> None:

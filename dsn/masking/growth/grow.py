@@ -9,16 +9,17 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Mapping
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from ..errors import InputError
-from .kinds import Maskable, layer_kind, norm_kind
-from .norms import TaskNorm
-from .reach import coupled_layers, inputs_known_at, laid_out, true_size
-from .rehearsal import apart, copied, equal, eval_logits, refuse_forgetting, samples
-from .task_life import TaskLife
+from ...errors import InputError
+from ..kinds import Maskable, layer_kind, norm_kind
+from ..norms import TaskNorm
+from ..reach import coupled_layers, inputs_known_at, laid_out, true_size
+from ..rehearsal import apart, copied, equal, eval_logits, refuse_forgetting, samples
+from ..task_life import TaskLife
 
 
 @torch.no_grad()
@@ -37,7 +38,11 @@ def grow(model: TaskLife, by: int, below: int = 1) -> dict[str, int]:
         raise InputError(f"task {model.learning} is being learnt: grow before add_task or after commit")
     if by < 1:
         raise InputError(f"growth by {by} neurons: give at least 1")
-    short = {path for path, used in model.used().items() if int((~used).sum()) < below}
+    short = {
+        path
+        for path, used in model.used().items()
+        if int((~used).sum()) < below and (path in model.fresh or not model.pretrained)
+    }
     wanted: list[dict[str, int]] = []
     for group in coupled_layers(model):
         if short & set(group):
@@ -46,7 +51,7 @@ def grow(model: TaskLife, by: int, below: int = 1) -> dict[str, int]:
     grown = _possible(model, wanted) if model.rehearse else _joined(wanted)
     if grown:
         with model.lock:
-            _widen(model, grown)
+            widen(model, grown)
     return grown
 
 
@@ -81,7 +86,7 @@ def _failure(model: TaskLife, extra: Mapping[str, int]) -> str | None:
         x = samples(trial, true_size(trial))
         before = {task: eval_logits(trial, x, task) for task in trial.committed}
         try:
-            _widen(trial, extra)
+            widen(trial, extra)
             changed = [
                 task for task, logits in before.items() if not equal(eval_logits(trial, x, task), logits)
             ]
@@ -99,7 +104,11 @@ def _norm_groups(model: TaskLife, path: str) -> int:
 
 
 @torch.no_grad()
-def _widen(model: TaskLife, extra: Mapping[str, int]) -> None:
+def widen(model: TaskLife, extra: Mapping[str, int]) -> None:
+    """Add so many neurons to each layer in ``extra``, and the inputs that they become to what reads them.
+
+    What a pretrained neuron reads of them begins at 0.
+    """
     old = model.layers
     model.narrow_columns.clear()
     for path, by in extra.items():
@@ -109,11 +118,15 @@ def _widen(model: TaskLife, extra: Mapping[str, int]) -> None:
         norm = model.mask_module(path)
         if isinstance(norm, TaskNorm):
             norm.grow(by)
+    for follower in model.followers:
+        for place in {follower.path, follower.site} if follower.leader in extra else ():
+            cast(TaskNorm, model.backbone.get_submodule(place)).grow(extra[follower.leader])
     columns = inputs_known_at(model, old)
     for path, layer in model.layer_modules():
         if columns[path].numel() != layer.weight.shape[1]:
             shape = (layer.weight.shape[0], columns[path].numel(), *layer.weight.shape[2:])
             _resize(layer, shape, columns=columns[path])
+            layer.weight[: model.gates_by_path[path].kept_neurons, ~columns[path]] = 0
     if model.edges is not None:
         model.edges.fill(model, old, columns)
 
@@ -130,7 +143,7 @@ def adopt_widths(model: TaskLife, state_dict: Mapping[str, Tensor], prefix: str)
         if by > 0 and len(committed) and int(committed[0]) == layer.weight.shape[0]:
             extra[path] = by
     if extra:
-        _widen(model, extra)
+        widen(model, extra)
 
 
 def _resize(
