@@ -1,7 +1,8 @@
-"""Long-lived worker processes: each imports Avalanche once (seconds) and then makes many runs.
+"""Long-lived worker processes on this machine: each imports Avalanche once (seconds), then does many jobs.
 
-Each is spoken to through a pipe of its own: when it dies, its one run has failed and the others go on.
-``ProcessPoolExecutor`` would break as a whole, with every run in flight.
+Each is spoken to through a pipe of its own: when it dies, its one job has failed and the others go on, and
+when the driver is killed, they end. ``ProcessPoolExecutor`` and loky's break as a whole, with every job in
+flight; pebble's survives, but its workers go on without their driver, and it is under the LGPL.
 """
 
 import gc
@@ -10,50 +11,53 @@ import signal
 import sys
 import threading
 import time
-import traceback
-from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager
 from multiprocessing import connection, get_context, parent_process
-from pathlib import Path
 from typing import Any
 
-from dsn.errors import InputError, Stopped
+from dsn.errors import Stopped
 
 from ..base.interrupts import signals_held
+from .attempt import attempt, printing_into, processors
 from .job import Job, Outcome
 
 STOP_SECONDS = 5.0
-TICK_SECONDS = 0.5
+VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 
 class Worker:
-    """A process that does one job at a time."""
+    """A process that does one job at a time, with at most ``threads``; sees ``gpu`` alone unless None."""
 
-    def __init__(self, jobs: int) -> None:
+    def __init__(self, threads: int, gpu: str | None = None) -> None:
         context = get_context("spawn")  # a fork would share torch's threads and locks
         self.connection, theirs = context.Pipe()
-        self.process = context.Process(target=work, args=(theirs, jobs))
-        self.process.start()
+        self.gpu = gpu
+        self.process = context.Process(target=work, args=(theirs, threads))
+        with _seeing(gpu):
+            self.process.start()
         theirs.close()
         self.job: Job | None = None
+        self.future: Future[Outcome] = Future()
         self.started = 0.0
 
-    def start(self, job: Job) -> None:
-        """Hand over a job."""
-        self.job, self.started = job, time.perf_counter()
+    def start(self, job: Job) -> "Future[Outcome]":
+        """Hand over a job. Raises OSError where the process has died."""
         self.connection.send(job)
+        self.job, self.started, self.future = job, time.perf_counter(), Future()
+        return self.future
 
-    def finish(self) -> Outcome:
-        """The outcome of the job, once the connection is ready; a failed one when the process has died."""
+    def finish(self) -> None:
+        """Settle the future of the job, once the connection is ready: failed, when the process has died."""
         try:
             outcome: Outcome = self.connection.recv()
         except (EOFError, OSError):
             self.process.join()
             seconds = time.perf_counter() - self.started
-            return Outcome(seconds, f"its process died with exit status {self.process.exitcode}")
-        finally:
-            self.job = None
-        return outcome
+            outcome = Outcome(seconds, f"its process died with exit status {self.process.exitcode}")
+        self.job = None
+        self.future.set_result(outcome)
 
     def stop(self) -> None:
         """End the process, whatever it does."""
@@ -65,65 +69,90 @@ class Worker:
         self.connection.close()
 
 
-class Workers:
-    """At most ``jobs`` workers, started when there is work; a context that stops them all."""
+class LocalEngine:
+    """At most ``jobs`` workers, started when there is work; of several GPUs, each sees one."""
 
     def __init__(self, jobs: int) -> None:
-        self.jobs = jobs
+        self.at_once = jobs
         self._workers: list[Worker] = []
 
-    def __enter__(self) -> "Workers":
-        return self
+    def submit(self, jobs: Sequence[Job]) -> list["Future[Outcome]"]:
+        """As the protocol says."""
+        return [self._start(job) for job in jobs]
 
-    def __exit__(self, *_exception: object) -> None:
+    def wait(self, seconds: float) -> list[Job]:
+        """As the protocol says."""
+        busy = {worker.connection: worker for worker in self._workers if worker.job}
+        for ready in connection.wait(list(busy), timeout=seconds):
+            worker = busy[ready]  # type: ignore[index]
+            worker.finish()
+            if not worker.process.is_alive():
+                self._drop(worker)
+        return [worker.job for worker in self._workers if worker.job]
+
+    def close(self, error: BaseException | None) -> None:
+        """End all workers."""
         for worker in self._workers:
             worker.stop()
         self._workers.clear()
 
-    def do(
-        self,
-        jobs: Iterable[Job],
-        ended: Callable[[Job, Outcome], Iterable[Job]],
-        tick: Callable[[list[Job]], None],
-    ) -> None:
-        """Do all jobs; ``ended`` may answer with more. ``tick`` is told, twice a second, what is going on."""
-        queue = deque(jobs)
-        while queue or any(worker.job for worker in self._workers):
-            while queue and (worker := self._idle()) is not None:
-                job = queue.popleft()
-                try:
-                    worker.start(job)
-                except OSError:  # it died while idle; the job has not begun
-                    self._drop(worker)
-                    queue.appendleft(job)
-            busy = {worker.connection: worker for worker in self._workers if worker.job}
-            tick([worker.job for worker in busy.values() if worker.job])
-            for ready in connection.wait(list(busy), timeout=TICK_SECONDS):
-                worker = busy[ready]  # type: ignore[index]
-                job = worker.job  # type: ignore[assignment]
-                outcome = worker.finish()
-                if not worker.process.is_alive():
-                    self._drop(worker)
-                queue.extend(ended(job, outcome))
+    def _start(self, job: Job) -> "Future[Outcome]":
+        while True:
+            worker = self._idle()
+            try:
+                return worker.start(job)
+            except OSError:  # it died while idle; the job has not begun
+                self._drop(worker)
 
-    def _idle(self) -> Worker | None:
+    def _idle(self) -> Worker:
         for worker in self._workers:
             if worker.job is None:
                 return worker
-        if len(self._workers) < self.jobs:
-            # a signal amid this would leave a child without what it waits for, or one that nobody stops; the
-            # child inherits it: Ctrl-C is for the parent alone
-            with signals_held():
-                self._workers.append(Worker(self.jobs))
-            return self._workers[-1]
-        return None
+        threads = max(1, processors() // self.at_once)
+        # a signal amid this would leave a child without what it waits for, or one that nobody stops; the
+        # child inherits it: Ctrl-C is for the parent alone
+        with signals_held():
+            self._workers.append(Worker(threads, self._free_gpu()))
+        return self._workers[-1]
+
+    def _free_gpu(self) -> str | None:
+        """Of several, the one that the fewest workers have; None leaves the choice to the config."""
+        gpus = visible_gpus()
+        if len(gpus) < 2 or self.at_once < 2:
+            return None
+        taken = [worker.gpu for worker in self._workers]
+        return min(gpus, key=taken.count)
 
     def _drop(self, worker: Worker) -> None:
         worker.stop()
         self._workers.remove(worker)
 
 
-def work(mine: Any, jobs: int) -> None:
+def visible_gpus() -> list[str]:
+    """The GPUs of this machine, as ``CUDA_VISIBLE_DEVICES`` names them."""
+    import torch
+
+    count = torch.cuda.device_count()
+    named = [part for part in os.environ.get(VISIBLE, "").split(",") if part]
+    return named[:count] if named else [str(number) for number in range(count)]
+
+
+@contextmanager
+def _seeing(gpu: str | None) -> Iterator[None]:
+    """Processes that are started in this block see ``gpu`` alone."""
+    before = os.environ.get(VISIBLE)
+    if gpu is not None:
+        os.environ[VISIBLE] = gpu
+    try:
+        yield
+    finally:
+        if gpu is not None and before is None:
+            del os.environ[VISIBLE]
+        elif before is not None:
+            os.environ[VISIBLE] = before
+
+
+def work(mine: Any, threads: int) -> None:
     """The life of a worker process: jobs come through ``mine``, outcomes go back."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -134,48 +163,20 @@ def work(mine: Any, jobs: int) -> None:
         except EOFError:
             return
         try:
-            _print_into(job.log)
-            outcome = attempt(job, jobs)
+            with printing_into(job.log):
+                outcome = _attempt(job, threads)
         except OSError as error:  # what it prints cannot be kept
             outcome = Outcome(0.0, f"{job.log}: cannot be written: {error.strerror or error}")
         mine.send(outcome)
         gc.collect()
 
 
-def attempt(job: Job, jobs: int) -> Outcome:
-    """Do ``job`` in this process, one of ``jobs`` at once; whatever goes wrong is in the outcome."""
-    started = time.perf_counter()
-    error = accuracy = None
+def _attempt(job: Job, threads: int) -> Outcome:
     try:
-        from ..base.quiet import importing_avalanche
-        from ..config.experiment import Config
-
-        config = Config.model_validate_json(job.config)
-        with importing_avalanche():
-            from .work import do
-
-        accuracy = do(job, config, jobs)
-    except InputError as wrong:
-        print("\n".join(f"error: {line}" for line in str(wrong).splitlines()), file=sys.stderr)
-        error = str(wrong).splitlines()[-1]
+        return attempt(job, threads)
     except Stopped as stopped:
         print("stopped" + ("; kept, and gone on with next time" if stopped.kept else ""))
         sys.exit(128 + stopped.signal)
-    except Exception:
-        traceback.print_exc()
-        error = traceback.format_exc().strip().splitlines()[-1]
-    return Outcome(time.perf_counter() - started, error, accuracy)
-
-
-def _print_into(log: Path) -> None:
-    """Send all that this process prints, also from C and when it crashes, into the file ``log``."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    with log.open("w", encoding="utf-8") as file:
-        os.dup2(file.fileno(), 1)
-        os.dup2(file.fileno(), 2)
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(encoding="utf-8", line_buffering=True)  # type: ignore[union-attr]
 
 
 def _end_with_parent() -> None:
