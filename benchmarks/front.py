@@ -23,6 +23,7 @@ from dsn.errors import InputError
 from dsn.evaluation.statistics import mean_interval
 from dsn.experiment.compare.compare import compare
 from dsn.experiment.compare.plan import make_plan
+from dsn.experiment.engine.options import Choice
 from dsn.experiment.report.figures.palette import SERIES
 from dsn.experiment.report.measures import stored_bytes
 from dsn.experiment.report.numbers import shown_bytes
@@ -86,7 +87,8 @@ def measured(given: argparse.Namespace) -> list[Point]:
         strategy, settings = VARIANTS[name]
         overrides = [*given.overrides, f"stream.tasks={tasks}", f"backbone.width={width}", *settings]
         folder = given.out / f"{tasks}-{width}-{name.replace(', ', '-').replace(' ', '_')}"
-        compare(make_plan([given.config], strategy, given.seeds, overrides), folder, jobs=given.jobs)
+        plan = make_plan([given.config], strategy, given.seeds, overrides)
+        compare(plan, folder, engine=Choice(jobs=given.jobs))
         results = load_source(folder).streams[0].results(strategy)
         if results:
             found = mean_interval([100 * result.metrics.acc for result in results])

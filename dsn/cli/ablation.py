@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from .options import add_lab, seeds_of, settings, shown
+from .options import add_lab, engine, seeds_of, settings, shown
 
 
 def add(commands: Any) -> None:
@@ -19,6 +19,7 @@ def add(commands: Any) -> None:
 
 def do(options: argparse.Namespace, words: list[str]) -> None:
     """Its call."""
+    chosen = engine(options)
     seeds = seeds_of(options, "transfer-ablation")
 
     from ..experiment.base.quiet import importing_avalanche
@@ -27,4 +28,4 @@ def do(options: argparse.Namespace, words: list[str]) -> None:
         from ..experiment.labs.ablation import ablation, load_variants
 
     variants = load_variants(options.config, settings(options), options.vary)
-    ablation(variants, seeds, options.out, name=options.config.stem, command=shown(words))
+    ablation(variants, seeds, options.out, name=options.config.stem, engine=chosen, command=shown(words))

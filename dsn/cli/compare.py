@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from .options import add_jobs, add_settings, refuse_no_jobs, settings, shown
+from .options import add_jobs, add_settings, engine, settings, shown
 from .status import FAILED, INTERRUPTED
 
 
@@ -54,7 +54,7 @@ def do(options: argparse.Namespace, words: list[str]) -> None:
     from ..experiment.config.seeds import parse_seeds
     from ..experiment.config.unused import say_unused
 
-    refuse_no_jobs(options)
+    chosen = engine(options)
     seeds = parse_seeds(options.seeds)
     for path in options.configs:
         say_unused(path, options.overrides, "compare", seeds)
@@ -75,7 +75,7 @@ def do(options: argparse.Namespace, words: list[str]) -> None:
     from ..experiment.compare.compare import compare
 
     try:
-        comparison = compare(plan, out, jobs=options.jobs)
+        comparison = compare(plan, out, engine=chosen)
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
     if comparison.failed:

@@ -5,6 +5,10 @@ from __future__ import annotations
 import argparse
 import shlex
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ..experiment.engine.options import Choice
 
 
 def add_config(command: argparse.ArgumentParser) -> None:
@@ -29,7 +33,7 @@ def add_settings(command: argparse.ArgumentParser) -> None:
 
 
 def add_lab(command: argparse.ArgumentParser, suffix: str, varied: str | None = None) -> None:
-    """What every lab has: a config, seeds, variants of what is ``varied``, and a folder to write."""
+    """What every lab has: a config, seeds, variants of what is ``varied``, a folder to write, an engine."""
     add_config(command)
     command.add_argument("--seeds", default="0,1,2,3,4", metavar="N,N,...", help="default: 0,1,2,3,4")
     if varied is not None:
@@ -43,19 +47,34 @@ def add_lab(command: argparse.ArgumentParser, suffix: str, varied: str | None = 
     command.add_argument(
         "--out", type=Path, metavar="DIR", help=f"new or empty folder; default: results/<config>-{suffix}"
     )
+    add_jobs(command)
 
 
 def add_jobs(command: argparse.ArgumentParser) -> None:
-    """How many runs at once."""
-    command.add_argument("--jobs", type=int, default=1, metavar="N", help="runs at once; default: 1")
+    """What makes the runs, and how many at once."""
+    command.add_argument(
+        "--jobs",
+        type=int,
+        metavar="N",
+        help="at once; default: 1 on this machine, on ray and slurm as many as there is room for",
+    )
+    command.add_argument(
+        "--engine", default="local", metavar="NAME", help="local, ray or slurm; default: local"
+    )
+    command.add_argument(
+        "--engine-args",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="of the engine, e.g. address=auto, partition=long; may be repeated; docs/scale.md",
+    )
 
 
-def refuse_no_jobs(options: argparse.Namespace) -> None:
-    """Raise InputError for fewer than one."""
-    from ..errors import InputError
+def engine(options: argparse.Namespace) -> Choice:
+    """What makes the runs. Raises InputError for what no engine can be told."""
+    from ..experiment.engine.options import parse_choice
 
-    if options.jobs < 1:
-        raise InputError(f"--jobs {options.jobs}: must be 1 or more")
+    return parse_choice(options.engine, options.jobs, options.engine_args)
 
 
 def seeds_of(options: argparse.Namespace, command: str) -> list[int]:

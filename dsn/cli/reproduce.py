@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from .options import add_jobs, add_settings, refuse_no_jobs, settings, shown
+from .options import add_jobs, add_settings, engine, settings, shown
 from .status import FAILED, INTERRUPTED
 
 
@@ -41,7 +41,7 @@ def add(commands: Any) -> None:
 def do(options: argparse.Namespace, words: list[str]) -> None:
     """Its call."""
 
-    refuse_no_jobs(options)
+    chosen = engine(options)
     from ..experiment.base.quiet import importing_avalanche
 
     with importing_avalanche():
@@ -55,7 +55,7 @@ def do(options: argparse.Namespace, words: list[str]) -> None:
             settings(options),
             epochs=options.epochs,
             out=options.out,
-            jobs=options.jobs,
+            engine=chosen,
             published=options.published,
             command=shown(words),
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from .options import add_lab, seeds_of, settings, shown
+from .options import add_lab, engine, seeds_of, settings, shown
 
 
 def add(commands: Any) -> None:
@@ -19,6 +19,7 @@ def add(commands: Any) -> None:
 
 def do(options: argparse.Namespace, words: list[str]) -> None:
     """Its call."""
+    chosen = engine(options)
     seeds = seeds_of(options, "settings-ablation")
 
     from ..experiment.base.quiet import importing_avalanche
@@ -27,4 +28,6 @@ def do(options: argparse.Namespace, words: list[str]) -> None:
         from ..experiment.labs.settings import load_settings, settings_ablation
 
     variants = load_settings(options.config, settings(options), options.vary)
-    settings_ablation(variants, seeds, options.out, name=options.config.stem, command=shown(words))
+    settings_ablation(
+        variants, seeds, options.out, name=options.config.stem, engine=chosen, command=shown(words)
+    )

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from .options import add_lab, seeds_of, settings, shown
+from .options import add_lab, engine, seeds_of, settings, shown
 
 
 def add(commands: Any) -> None:
@@ -41,6 +41,7 @@ def do(options: argparse.Namespace, words: list[str]) -> None:
     """Its call."""
     from ..experiment.config.experiment import load
 
+    chosen = engine(options)
     seeds = seeds_of(options, "topology")
     config = load(options.config, settings(options))
 
@@ -60,5 +61,6 @@ def do(options: argparse.Namespace, words: list[str]) -> None:
         npb={"alpha": options.alpha, "beta": options.beta},
         kept=options.keep,
         name=options.config.stem,
+        engine=chosen,
         command=shown(words),
     )

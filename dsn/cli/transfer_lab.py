@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from .options import add_lab, seeds_of, settings, shown
+from .options import add_lab, engine, seeds_of, settings, shown
 
 
 def add(commands: Any) -> None:
@@ -21,6 +21,7 @@ def do(options: argparse.Namespace, words: list[str]) -> None:
     """Its call."""
     from ..experiment.config.experiment import load
 
+    chosen = engine(options)
     seeds = seeds_of(options, "transfer-lab")
     config = load(options.config, settings(options))
 
@@ -29,4 +30,4 @@ def do(options: argparse.Namespace, words: list[str]) -> None:
     with importing_avalanche():
         from ..experiment.labs.transfer import lab
 
-    lab(config, seeds, options.out, name=options.config.stem, command=shown(words))
+    lab(config, seeds, options.out, name=options.config.stem, engine=chosen, command=shown(words))

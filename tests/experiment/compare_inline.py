@@ -1,9 +1,9 @@
-"""Workers of a comparison without processes, so that a test need not import Avalanche again and again."""
+"""An engine without processes, so that a test need not import Avalanche again and again."""
 
 import contextlib
-from collections import deque
+from concurrent.futures import Future
 
-from dsn.experiment.compare.worker import attempt
+from dsn.experiment.engine.attempt import attempt
 
 
 class Inline:
@@ -14,24 +14,25 @@ class Inline:
 
     done: list[str] = []
     stop_after: int | None = None
+    at_once = 1
 
-    def __init__(self, jobs):
-        self.jobs = jobs
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_exception):
+    def __init__(self, *_arguments):
         pass
 
-    def do(self, jobs, ended, tick):
-        queue = deque(jobs)
-        while queue:
-            if len(Inline.done) == Inline.stop_after:
-                raise KeyboardInterrupt
-            job = queue.popleft()
-            tick([job])
-            with job.log.open("w") as log, contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
-                outcome = attempt(job, self.jobs)
-            Inline.done.append(job.name)
-            queue.extend(ended(job, outcome))
+    def submit(self, jobs):
+        return [self._do(job) for job in jobs]
+
+    def wait(self, _seconds):
+        return []
+
+    def close(self, _error):
+        pass
+
+    def _do(self, job):
+        if len(Inline.done) == Inline.stop_after:
+            raise KeyboardInterrupt
+        future = Future()
+        with job.log.open("a") as log, contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
+            future.set_result(attempt(job))
+        Inline.done.append(job.name)
+        return future

@@ -1,5 +1,6 @@
 """A comparison on scikit-learn's digits: what it finds, what it runs again and what not, how it ends."""
 
+import contextlib
 import errno
 import importlib.util
 import io
@@ -22,19 +23,22 @@ from dsn import storage
 from dsn.errors import InputError
 from dsn.evaluation.metrics import trans
 from dsn.experiment.compare import compare as module
-from dsn.experiment.compare import worker as compare_worker
 from dsn.experiment.compare.board import Board
 from dsn.experiment.compare.compare import compare
 from dsn.experiment.compare.comparison import MEASURES, load_comparison
-from dsn.experiment.compare.job import Job, Outcome
 from dsn.experiment.compare.plan import make_plan
-from dsn.experiment.compare.worker import Workers
 from dsn.experiment.config.experiment import load
+from dsn.experiment.engine import choice
+from dsn.experiment.engine import local as local_module
+from dsn.experiment.engine.job import Job, Outcome
+from dsn.experiment.engine.local import LocalEngine
+from dsn.experiment.engine.pool import Pool
 from dsn.experiment.result import result as result_module
 from dsn.experiment.result.result import read_result
 from tests.experiment.resuming import Killed, killed_at
 
 ROOT = Path(__file__).parents[2]
+NOTHING = "dsn.experiment.engine.attempt:no_value"
 TINY = {
     "stream": {"name": "split_digits", "tasks": 3, "train_per_class": 30, "validation": 0.2},
     "backbone": {"name": "mlp", "widths": [24, 16]},
@@ -46,7 +50,7 @@ TINY = {
 
 @pytest.fixture
 def inline(monkeypatch):
-    monkeypatch.setattr(module, "Workers", Inline)
+    monkeypatch.setattr(choice, "LocalEngine", Inline)
     Inline.done, Inline.stop_after = [], None
     return Inline.done
 
@@ -307,14 +311,14 @@ def test_a_disk_that_is_full_once_the_runs_are_made_costs_none_of_them(inline, t
     with pytest.raises(InputError, match=r"out: No space left on device; 1 of 2 runs are done and stay"):
         compared(tiny, tmp_path / "out", *SHORT, **options)
     monkeypatch.undo()
-    monkeypatch.setattr(module, "Workers", Inline)
+    monkeypatch.setattr(choice, "LocalEngine", Inline)
     found, _ = compared(tiny, tmp_path / "out", *SHORT, **options)
     assert found.complete and len(inline) == 2
 
 
-@pytest.mark.parametrize("place", ["_print_into", "attempt"])
+@pytest.mark.parametrize("place", ["printing_into", "attempt"])
 def test_a_log_that_cannot_be_written_fails_its_run_alone(tmp_path, monkeypatch, place):
-    jobs = [Job(name=name, config="{}", log=tmp_path / name) for name in ("full", "second")]
+    jobs = [Job(name=name, config="{}", log=tmp_path / name, call=NOTHING) for name in ("full", "second")]
 
     class Pipe:
         sent = []
@@ -329,12 +333,13 @@ def test_a_log_that_cannot_be_written_fails_its_run_alone(tmp_path, monkeypatch,
     def full(first, *_others):
         if first in (jobs[0], jobs[0].log):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        return Outcome(0.0)
+        return harmless[place]()
 
-    for name in ("_print_into", "attempt"):
-        monkeypatch.setattr(compare_worker, name, full if name == place else lambda *_: Outcome(0.0))
-    monkeypatch.setattr(compare_worker.signal, "signal", lambda *_: None)
-    compare_worker.work(Pipe(), 1)
+    harmless = {"printing_into": contextlib.nullcontext, "attempt": lambda *_: Outcome(0.0)}
+    for name, whole in harmless.items():
+        monkeypatch.setattr(local_module, name, full if name == place else lambda *_, do=whole: do())
+    monkeypatch.setattr(local_module.signal, "signal", lambda *_: None)
+    local_module.work(Pipe(), 1)
     assert [outcome.error for outcome in Pipe.sent] == [
         f"{jobs[0].log}: cannot be written: No space left on device",
         None,
@@ -397,37 +402,46 @@ def test_a_signal_while_a_worker_starts_waits_until_it_can_be_stopped(monkeypatc
     stopped = []
 
     class Starting:
-        def __init__(self, jobs):
+        def __init__(self, *_arguments):
             signal.raise_signal(number)
 
         def stop(self):
             stopped.append(self)
 
-    monkeypatch.setattr(compare_worker, "Worker", Starting)
+    monkeypatch.setattr(local_module, "Worker", Starting)
     before = signal.signal(number, lambda *_: sys.exit(3))
     try:
-        with pytest.raises(SystemExit), Workers(1) as workers:
-            workers._idle()
+        engine = LocalEngine(1)
+        with pytest.raises(SystemExit), Pool(engine):
+            engine._idle()
     finally:
         signal.signal(number, before)
     assert len(stopped) == 1
 
 
 def test_a_worker_that_dies_fails_its_run_alone(tmp_path):
-    jobs = [Job(name=name, config="{}", log=tmp_path / f"{name}.log") for name in ("first", "second")]
+    jobs = [
+        Job(name=name, config="{}", log=tmp_path / f"{name}.log", call=NOTHING)
+        for name in ("first", "second")
+    ]
     outcomes = {}
 
     def ended(job, outcome):
         outcomes[job.name] = outcome.error
         return []
 
-    with Workers(1) as workers:
+    engine = LocalEngine(1)
+    with Pool(engine) as pool:
+        start = engine._start
 
-        def kill_the_first(going):
-            if going == [jobs[0]]:
-                workers._workers[0].process.kill()
+        def kill_the_first(job):
+            future = start(job)
+            if job == jobs[0]:
+                engine._workers[0].process.kill()
+            return future
 
-        workers.do(jobs, ended, kill_the_first)
+        engine._start = kill_the_first
+        pool.do(jobs, ended, lambda _going: None)
     assert "died with exit status -9" in outcomes["first"]
     assert "Config" in (tmp_path / "second.log").read_text() and "died" not in outcomes["second"]
 

@@ -10,7 +10,6 @@ from rich.console import Console
 
 from benchmarks import streams
 from dsn.errors import InputError
-from dsn.experiment.compare import compare as module
 from dsn.experiment.compare import work as compare_job
 from dsn.experiment.compare.compare import compare
 from dsn.experiment.compare.comparison import load_comparison
@@ -18,6 +17,7 @@ from dsn.experiment.compare.plan import make_plan
 from dsn.experiment.compare.spaces import SPACES, lies_in, space_of, value_at, with_values
 from dsn.experiment.config.baselines import NAMES
 from dsn.experiment.config.experiment import Config, load
+from dsn.experiment.engine import choice
 from dsn.experiment.result.result import read_result
 
 TINY = {
@@ -32,7 +32,7 @@ TRIALS = 3
 
 @pytest.fixture(autouse=True)
 def inline(monkeypatch):
-    monkeypatch.setattr(module, "Workers", Inline)
+    monkeypatch.setattr(choice, "LocalEngine", Inline)
     Inline.done, Inline.stop_after = [], None
     return Inline
 

@@ -12,6 +12,7 @@ from rich.console import Console
 from dsn.errors import InputError
 from dsn.experiment.compare import compare as compare_module
 from dsn.experiment.config.experiment import load
+from dsn.experiment.engine import choice
 from dsn.experiment.report import reproduce as module
 from dsn.experiment.report.published import Protocol, load_published
 from dsn.experiment.report.reproduce import CONFIGS, FILE, PROTOCOLS, STRATEGIES, capacity, find, reproduce
@@ -43,7 +44,7 @@ PUBLISHED = {
 
 @pytest.fixture
 def inline(monkeypatch):
-    monkeypatch.setattr(compare_module, "Workers", Inline)
+    monkeypatch.setattr(choice, "LocalEngine", Inline)
     monkeypatch.setattr(compare_module, "make_console", lambda: Console(file=io.StringIO()))
     Inline.done, Inline.stop_after = [], None
     return Inline.done

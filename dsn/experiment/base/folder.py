@@ -16,6 +16,7 @@ from filelock import FileLock, Timeout
 from dsn.errors import InputError
 from dsn.storage import sync_folder
 
+from .hold import beats, read_owner, sign, told_owner
 from .interrupts import signals_held
 from .own_files import WRITTEN, remove_if_empty, remove_written
 
@@ -69,13 +70,14 @@ def partial_folder(target: Path, *, made: bool = False, names: tuple[str, ...] =
     lock = _locked(partial, target)
     try:
         remove_written(partial, names)  # of a process that was killed
-        (partial / OWNER).write_text(f"{os.getpid()} {MADE if made else ''}\n", encoding="utf-8")
+        ended = sign(partial / OWNER, MADE if made else "")
     except OSError as error:
         _release(lock, partial)
         raise InputError(f"{told(error, target)}; choose another --out") from error
     try:
         yield partial
     finally:
+        ended.set()
         if (partial / LOCK).exists():  # otherwise it is finished
             remove_written(partial, names)
         _release(lock, partial)
@@ -180,14 +182,6 @@ def make_folder(folder: Path, made: list[Path]) -> None:
         raise InputError(f"{folder}: cannot be made: {error.strerror}; choose another --out") from error
 
 
-def read_owner(path: Path) -> str:
-    """What a process wrote of itself: its number first."""
-    try:
-        return path.read_text(encoding="utf-8").strip() or "unknown"
-    except (OSError, UnicodeDecodeError):
-        return "unknown"
-
-
 def _take(out: Path, made: list[Path]) -> Path:
     refuse_used(out)
     if not out.is_dir():
@@ -223,10 +217,9 @@ def _locked(partial: Path, target: Path) -> FileLock:
             if (lock := _take_lock(partial)) is not None:
                 return lock
             if (partial / LOCK).is_file():
-                process = read_owner(partial / OWNER).split()[0]
                 raise InputError(
-                    f"{target}: process {process} is writing there; wait for it, stop it, or choose another "
-                    "--out"
+                    f"{target}: {told_owner(partial / OWNER)} is writing there; wait for it, stop it, or "
+                    "choose another --out"
                 )
     except OSError as error:
         raise InputError(f"{target}: cannot be written: {error.strerror}; choose another --out") from error
@@ -234,13 +227,13 @@ def _locked(partial: Path, target: Path) -> FileLock:
 
 
 def _take_lock(partial: Path) -> FileLock | None:
-    """The lock in ``partial``; None where another process has it, or has removed the folder."""
+    """The lock in ``partial``; None where another process, here or on another host, has it or removed it."""
     lock = FileLock(partial / LOCK)
     try:
         lock.acquire(timeout=0)
     except (Timeout, FileNotFoundError, NotImplementedError):
         return None
-    if (partial / LOCK).is_file():
+    if (partial / LOCK).is_file() and not beats(partial / OWNER, partial / LOCK):
         return lock
     lock.release()  # of a file that its owner has removed meanwhile
     return None

@@ -1,4 +1,4 @@
-"""SIGINT, SIGTERM and SIGHUP: held back until the state of a run can be kept, where that is soon."""
+"""SIGINT, SIGTERM, SIGHUP and SIGUSR2: held back until the state of a run can be kept, where that is soon."""
 
 import os
 import signal
@@ -9,8 +9,10 @@ from typing import Any
 
 from dsn.errors import Stopped
 
-SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
-"""Ctrl-C; what ends a process; a terminal that is closed"""
+SIGNALS = tuple(
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR2") if hasattr(signal, name)
+)
+"""Ctrl-C; what ends a process; a terminal that is closed; a time limit, as SLURM announces it"""
 HELD = b"\nstopping after this iteration; once more to stop at once\n"
 AGAIN_SECONDS = 0.2
 

@@ -2,14 +2,15 @@
 
 from pathlib import Path
 
-from ..base.folder import remove_dead
+from ..base.folder import partial_of, remove_dead
 from ..base.own_files import is_temporary, remove_if_empty
 from ..base.paths import shortened
 from ..config.experiment import Config
+from ..engine.job import Outcome
 from ..result.key import changes, code_version, identity, key_of, read_key
 from ..result.result import Result, read_result
 from .comparison import Comparison, RunEntry, StreamComparison, Tuning, write_comparison
-from .job import Job, Outcome
+from .job import RUN, RunJob
 from .plan import INDEPENDENT, Plan
 from .summary import corrected, differences_to, measures, over_all, summarise_runs
 
@@ -31,18 +32,16 @@ class Board:
         self.tuning[stream] = tuning
         self._plan_jobs()
 
-    def stale(self, job: Job) -> str | None:
+    def stale(self, job: RunJob) -> str | None:
         """None where the run is there and up to date; else why an old one is not, or nothing if none is."""
-        assert job.out is not None and job.identity is not None
         if not (job.out / "result.json").is_file():
             return ""
         key = read_key(_key_file(job.out))
         return None if key.get("key") == key_of(job.identity) else changes(key, job.identity)
 
-    def end(self, job: Job, outcome: Outcome) -> None:
+    def end(self, job: RunJob, outcome: Outcome) -> None:
         """``job`` was run just now."""
-        if job.out is not None:
-            self._results.pop(job.out, None)
+        self._results.pop(job.out, None)
         if outcome.error is None:
             self.failed.pop(job.log, None)
         else:
@@ -64,7 +63,7 @@ class Board:
                 if is_temporary(path, name) and path.is_file():
                     path.unlink()
         for job in self.jobs:
-            if job.out is not None:
+            if not partial_of(job.out).exists():  # a run that goes on without its driver has it
                 remove_if_empty(job.out)
 
     def write(self) -> Comparison:
@@ -99,20 +98,21 @@ class Board:
         return comparison
 
     def _plan_jobs(self) -> None:
-        self._runs: dict[tuple[str, str, int], Job] = {}
+        self._runs: dict[tuple[str, str, int], RunJob] = {}
         for stream, config in self.plan.runs():
             name = f"{config.strategy}-seed{config.seed}"
             out = self.folder / stream.name / "runs" / name
-            self._runs[stream.name, config.strategy, config.seed] = Job(
+            self._runs[stream.name, config.strategy, config.seed] = RunJob(
                 name=f"{stream.name}: {config.strategy} seed {config.seed}",
                 config=config.model_dump_json(),
                 log=out.with_name(f"{name}.log"),
+                call=RUN,
                 out=out,
                 identity=identity(config),
             )
 
     @property
-    def jobs(self) -> list[Job]:
+    def jobs(self) -> list[RunJob]:
         """One a run."""
         return list(self._runs.values())
 
@@ -125,7 +125,6 @@ class Board:
                 independent = self._runs.get((stream, INDEPENDENT, seed))
                 references = None if independent is None else self._result(independent)
                 error = self.failed.get(job.log)
-                assert job.out is not None and job.identity is not None
                 entries.append(
                     RunEntry(
                         strategy=strategy,
@@ -140,8 +139,7 @@ class Board:
                 )
         return entries
 
-    def _result(self, job: Job) -> Result | None:
-        assert job.out is not None
+    def _result(self, job: RunJob) -> Result | None:
         if self.stale(job) is not None:
             return None
         if job.out not in self._results:

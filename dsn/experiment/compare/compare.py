@@ -15,22 +15,29 @@ from dsn.errors import InputError
 
 from ..base.console import make_console, say
 from ..base.folder import check_name, told
+from ..engine.choice import open_engine
+from ..engine.job import Job, Outcome
+from ..engine.options import Choice
+from ..engine.pool import Pool
+from ..engine.progress import JobProgress
 from ..result.result import read_result
 from .board import Board
 from .comparison import FILE, Comparison
-from .job import Job, Outcome
+from .job import RunJob
 from .plan import Plan
-from .progress import CompareProgress
 from .summary import failures
 from .table import chosen_values, show_comparison
-from .worker import Workers
 
 LOCK = ".lock"
 
 
-def compare(plan: Plan, out: Path, *, jobs: int = 1, console: Console | None = None) -> Comparison:
-    """Make the runs of ``plan`` that are missing in ``out``, ``jobs`` at once; return the comparison.
+def compare(
+    plan: Plan, out: Path, *, engine: Choice | None = None, console: Console | None = None
+) -> Comparison:
+    """Make the runs of ``plan`` that are missing in ``out``; return the comparison.
 
+    Args:
+        engine: what makes the runs, by default this machine, one at a time.
     A run that fails does not stop the others; it is ``failed`` in what is returned. ``comparison.json`` is
     rewritten after each run. Where the processors are shared by several runs each has its part as threads,
     unless ``config.threads`` says otherwise. With ``plan.tune_only`` no run is made.
@@ -44,12 +51,12 @@ def compare(plan: Plan, out: Path, *, jobs: int = 1, console: Console | None = N
         board = Board(plan, out)
         try:
             board.clean()
-            with Workers(jobs) as workers:
+            with Pool(open_engine(engine or Choice(), out)) as pool:
                 if plan.tune is not None:
-                    tune(board, workers, plan.tune, console)
+                    tune(board, pool, plan.tune, console)
                 board.write()
                 if not plan.tune_only:
-                    run_missing(board, workers, console)
+                    run_missing(board, pool, console)
             comparison = board.write()
         except BaseException as error:
             with suppress(OSError):
@@ -68,7 +75,7 @@ def compare(plan: Plan, out: Path, *, jobs: int = 1, console: Console | None = N
     return comparison
 
 
-def tune(board: Board, workers: Workers, trials: int, console: Console) -> None:
+def tune(board: Board, pool: Pool, trials: int, console: Console) -> None:
     """Choose hyper-parameters, ``trials`` a strategy; the plan's configs have them then."""
     from .tune import Search, search_all, write_tuned
 
@@ -85,10 +92,10 @@ def tune(board: Board, workers: Workers, trials: int, console: Console) -> None:
             searches.setdefault(stream.name, []).append(search)
     every = [search for found in searches.values() for search in found]
     made = sum(len(search.trials) for search in every)
-    with CompareProgress(console, "trials", len(every) * trials, made) as progress:
+    with JobProgress(console, "trials", len(every) * trials, made) as progress:
         search_all(
             every,
-            lambda first, ended: workers.do(first, ended, progress.tick),
+            lambda first, ended: pool.do(first, ended, progress.tick),
             lambda job, trial: progress.end(
                 f"{job.name}: failed, {trial.error}"
                 if trial.accuracy is None
@@ -103,9 +110,9 @@ def tune(board: Board, workers: Workers, trials: int, console: Console) -> None:
         write_tuned(board.folder / stream.name / "tuned.yaml", stream.path, plan.command, found)
 
 
-def run_missing(board: Board, workers: Workers, console: Console) -> None:
+def run_missing(board: Board, pool: Pool, console: Console) -> None:
     """Every run that is not there, or not up to date."""
-    missing = []
+    missing: list[Job] = []
     for job in board.jobs:
         if (stale := board.stale(job)) is not None:
             missing.append(job)
@@ -113,17 +120,18 @@ def run_missing(board: Board, workers: Workers, console: Console) -> None:
                 say(console, f"{job.name} is run again: {stale}")
     there = len(board.jobs) - len(missing)
     say(console, f"{len(board.jobs)} runs, {there} of them there already")
-    with CompareProgress(console, "runs", len(board.jobs), there) as progress:
+    with JobProgress(console, "runs", len(board.jobs), there) as progress:
 
         def ended(job: Job, outcome: Outcome) -> list[Job]:
+            assert isinstance(job, RunJob)
             board.end(job, outcome)
             progress.end(_told(job, outcome))
             board.write()
             return []
 
-        for job in missing:
-            job.log.parent.mkdir(parents=True, exist_ok=True)
-        workers.do(missing, ended, progress.tick)
+        for waiting in missing:
+            waiting.log.parent.mkdir(parents=True, exist_ok=True)
+        pool.do(missing, ended, progress.tick)
 
 
 @contextmanager
@@ -151,8 +159,7 @@ def _taken(out: Path) -> Iterator[None]:
         lock.release()
 
 
-def _told(job: Job, outcome: Outcome) -> str:
+def _told(job: RunJob, outcome: Outcome) -> str:
     if outcome.error is not None:
         return f"{job.name} failed after {outcome.seconds:.0f} s: {outcome.error}"
-    assert job.out is not None
     return f"{job.name}: ACC {read_result(job.out / 'result.json').metrics.acc:.2%}  {outcome.seconds:.1f} s"

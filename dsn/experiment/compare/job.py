@@ -1,31 +1,28 @@
-"""What a worker of a comparison is given, and what it gives back."""
+"""The jobs of a comparison."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..engine.job import Job
+
+RUN, TRIAL = (f"{__package__}.work:{name}" for name in ("make_run", "make_trial"))
+"""what a worker calls"""
+
 
 @dataclass(frozen=True)
-class Job:
-    """One thing to do in a worker: a run into ``out``, or, with ``tune_tasks``, a trial.
+class RunJob(Job):
+    """A run into ``out``.
 
-    config: as JSON; a worker reads its own
-    log: file for all it prints
     identity: what :func:`dsn.experiment.result.key.identity` says of the run, kept beside it at its end
     """
 
-    name: str
-    config: str
-    log: Path
-    out: Path | None = None
-    identity: dict[str, Any] | None = None
-    tune_tasks: int = 0
+    out: Path
+    identity: dict[str, Any] = field(hash=False)
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """How a job ended: ``error`` None and, of a trial, its accuracy; or the last line of what went wrong."""
+class TrialJob(Job):
+    """A trial on the first ``tasks`` tasks; its value is the accuracy."""
 
-    seconds: float
-    error: str | None = None
-    accuracy: float | None = None
+    tasks: int

@@ -19,10 +19,11 @@ from pydantic import TypeAdapter, ValidationError
 
 from ..config.experiment import Config
 from ..config.yaml_file import read_yaml
+from ..engine.job import Job, Outcome
 from ..result.key import identity, key_of
 from ..result.result import write_whole
 from .comparison import Trial, Tuning
-from .job import Job, Outcome
+from .job import TRIAL, TrialJob
 from .spaces import Space, lies_in, put_values, rounded, space_of, value_at, with_values
 
 TRIALS: TypeAdapter[list[Trial]] = TypeAdapter(list[Trial])
@@ -67,7 +68,7 @@ class Search:
         self.trials = trials[: self.wanted]
         return None
 
-    def next_job(self) -> Job | None:
+    def next_job(self) -> TrialJob | None:
         """The next trial with its next seed; None when all are made."""
         if len(self.trials) >= self.wanted:
             return None
@@ -77,11 +78,12 @@ class Search:
         name, file = f"{self.config.strategy} trial {number + 1}/{self.wanted}", f"trial{number + 1}"
         if len(self.seeds) > 1:
             name, file = f"{name} seed {seed}", f"{file}-seed{seed}"
-        return Job(
+        return TrialJob(
             name=name,
             config=tried.model_dump_json(),
             log=self.path.with_name(f"{self.config.strategy}-{file}.log"),
-            tune_tasks=self.tasks,
+            call=TRIAL,
+            tasks=self.tasks,
         )
 
     def suggest(self, number: int) -> dict[str, Any]:
@@ -100,7 +102,7 @@ class Search:
         self.outcomes.append(outcome)
         if outcome.error is None and len(self.outcomes) < len(self.seeds):
             return None
-        accuracies = [done.accuracy for done in self.outcomes if done.accuracy is not None]
+        accuracies = [done.value for done in self.outcomes if done.value is not None]
         trial = Trial(
             values=self.suggest(len(self.trials)),
             accuracy=sum(accuracies) / len(accuracies) if outcome.error is None else None,
@@ -156,7 +158,7 @@ def search_all(
     """Make the missing trials of all searches; those of one search follow each other."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     waiting = {job.log: search for search in searches if (job := search.next_job()) is not None}
-    first = [job for search in waiting.values() if (job := search.next_job()) is not None]
+    first: list[Job] = [job for search in waiting.values() if (job := search.next_job()) is not None]
 
     def ended(job: Job, outcome: Outcome) -> list[Job]:
         search = waiting.pop(job.log)

@@ -1,12 +1,8 @@
-"""What a worker of a comparison does: a run, or a trial that sees no test data."""
+"""What a worker does for a comparison: a run, or a trial that sees no test data."""
 
-import os
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from benchmarks import streams
 from dsn.errors import InputError
@@ -17,30 +13,34 @@ from ..base.console import make_console
 from ..base.own_files import FIGURES, LOGS, REPORT, RUN, others_in, remove_written
 from ..config.experiment import Config
 from ..config.machine import set_up
-from ..result.key import write_key
+from ..result.key import key_of, read_key, write_key
 from ..result.result import RESULT
 from ..run.checkpoint import has_checkpoint, owner_of, read_owner
 from ..run.learn import Session, learn
 from ..run.run import run
-from ..run.run_folder import checkpoint_of, drop
-from .job import Job
+from ..run.run_folder import checkpoint_of, drop, wait_until_free
+from .job import RunJob, TrialJob
 
 NAMES = (*RUN, LOGS, *REPORT, *FIGURES)
 """what a run has in its folder, and a report of it"""
 
 
-def do(job: Job, config: Config, jobs: int) -> float | None:
-    """Do ``job`` beside ``jobs`` - 1 others; returns the accuracy of a trial, None of a run."""
-    torch.set_num_threads(max(1, min(_default_threads(), _processors() // jobs)))
-    if job.tune_tasks:
-        return trial(config, job.tune_tasks)
-    assert job.out is not None and job.identity is not None
+def make_run(job: RunJob, config: Config) -> None:
+    """Make the run of ``job``, or go on with it; one that is there already, of the same key, stays."""
     key = job.out.with_name(f"{job.out.name}.json")
+    wait_until_free(job.out, job.patience)
+    if (job.out / RESULT).is_file() and read_key(key).get("key") == key_of(job.identity):
+        print("the run is there already")  # an engine may do a job twice
+        return
     remove_stale(job.out, key)
     drop_unfit(job.out, config)
     run(config, job.out, resume=has_checkpoint(checkpoint_of(job.out)))
     write_key(key, job.identity)
-    return None
+
+
+def make_trial(job: TrialJob, config: Config) -> float:
+    """The accuracy of a trial."""
+    return trial(config, job.tasks)
 
 
 def remove_stale(out: Path, key: Path) -> None:
@@ -100,15 +100,3 @@ class FirstTasks:
             benchmark.pixel_range,
             benchmark.task_classes[:tasks],
         )
-
-
-@cache
-def _default_threads() -> int:
-    """Torch's own choice, asked for before any run has set another."""
-    return torch.get_num_threads()
-
-
-def _processors() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

@@ -164,6 +164,21 @@ class CheckpointConfig(Block):
     iterations: Positive | None = None
 
 
+class ResourcesConfig(Block):
+    """What a run asks a cluster for (``--engine ray`` or ``slurm``); on this machine they are not used.
+
+    cpus: processors; also torch's threads, unless ``threads`` says otherwise
+    gpus: whole ones
+    memory: in GB (10^9 bytes); null: what the cluster gives
+    minutes: limit of SLURM's job; a run that is not done by then goes on in a new one
+    """
+
+    cpus: Positive = 1
+    gpus: NonNegative = 0
+    memory: PositiveFloat | None = None
+    minutes: Positive = 60
+
+
 class Config(Block):
     """One experiment.
 
@@ -183,6 +198,7 @@ class Config(Block):
     strategy: Strategy = "dsn"
     baselines: BaselinesConfig = BaselinesConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
+    resources: ResourcesConfig = ResourcesConfig()
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     device: str = "auto"
     threads: Annotated[int, Field(gt=0, le=1024)] | None = None
@@ -263,6 +279,10 @@ class Config(Block):
             if wanted and (self.strategy, key) in useless:
                 raise wrong(f"evaluation.{key}", useless[self.strategy, key])
         return self
+
+
+WITHOUT_INFLUENCE = ("checkpoint", "resources")
+"""blocks that say how a run is made, and nothing about what it finds"""
 
 
 def load(path: Path, overrides: list[str] | None = None) -> Config:

@@ -1,5 +1,6 @@
 """What each setting of replay and transfer is worth: variants of one config, on the same learnt networks."""
 
+import json
 import time
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,11 @@ from dsn.evaluation.metrics import bwt
 from ..base.console import make_console, say
 from ..config.experiment import Config, load
 from ..config.machine import environment, set_up
+from ..engine.options import Choice
 from ..result.interval import Interval
 from ..result.result import Part
 from .frame import lab_folder, show_lab, table_of, write_lab
+from .parts import SeedJob, measured, parts_of
 from .transfer import known, learn_base, refuse_nothing_to_measure, whole_run
 
 AS_IT_IS = "the config as it is"
@@ -65,6 +68,7 @@ def ablation(
     seeds: list[int],
     out: Path | None = None,
     *,
+    engine: Choice | None = None,
     name: str = "run",
     command: str = "",
     console: Console | None = None,
@@ -74,6 +78,7 @@ def ablation(
     Args:
         variants: from :func:`load_variants`.
         out: the folder to write, new or empty; by default a fresh ``results/<name>-ablation``.
+        engine: what measures the seeds, by default this process, one after the other.
     """
     config = variants[AS_IT_IS]
     for settings in variants.values():
@@ -83,14 +88,12 @@ def ablation(
     scores: dict[str, list[float]] = {variant: [] for variant in variants}
     counts: dict[str, list[bool]] = {variant: [] for variant in variants}
     with lab_folder(out, f"{name}-ablation", config) as (folder, target):
-        for seed in seeds:
-            base = learn_base(config.model_copy(update={"seed": seed}), console)
-            for variant, settings in variants.items():
-                settings = settings.model_copy(update={"seed": seed})
-                matrix, outcomes = whole_run(base, settings, settings.transfer.mechanism)
-                scores[variant].append(known(bwt(matrix)))
-                counts[variant] += [outcome.accepted for outcome in outcomes]
-                say(console, f"  seed {seed}, {variant}: BWT {100 * scores[variant][-1]:+.2f}")
+        tried = {variant: settings.model_dump(mode="json") for variant, settings in variants.items()}
+        parts = parts_of(f"{__name__}:measure_seed", config, seeds, target, variants=tried)
+        for found in measured(parts, engine, target, console):
+            for variant, (score, accepted) in found.items():
+                scores[variant].append(score)
+                counts[variant] += accepted
         result = AblationResult(
             command=command,
             config=config.model_dump(mode="json"),
@@ -112,6 +115,19 @@ def ablation(
         write_lab(result, config, folder, "ablation", table_of(command, HEAD, rows(result)))
     show_lab(console, HEAD, rows(result), target)
     return result, target
+
+
+def measure_seed(job: SeedJob, config: Config, console: Console | None = None) -> dict[str, Any]:
+    """BWT, and which transfers were accepted, of each variant on the network of ``config.seed``."""
+    console = console or make_console()
+    base = learn_base(config, console)
+    found: dict[str, Any] = {}
+    for variant, values in job.arguments["variants"].items():
+        settings = Config.model_validate_json(json.dumps(values)).model_copy(update={"seed": config.seed})
+        matrix, outcomes = whole_run(base, settings, settings.transfer.mechanism)
+        found[variant] = known(bwt(matrix)), [outcome.accepted for outcome in outcomes]
+        say(console, f"  seed {config.seed}, {variant}: BWT {100 * found[variant][0]:+.2f}")
+    return found
 
 
 HEAD = ("variant", "BWT in points", "95% interval", "difference", "95% interval", "accepted")

@@ -1,5 +1,6 @@
 """What any settings are worth: variants of one config, each a whole run a seed, paired by seed."""
 
+import json
 import time
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,14 @@ from dsn.evaluation.metrics import acc
 from ..base.console import make_console, say
 from ..config.experiment import Config, load
 from ..config.machine import environment, set_up
+from ..engine.options import Choice
 from ..result.interval import Interval
 from ..result.result import Part
 from ..run.learn import Session, learn
 from ..run.learnt import Learnt
 from .ablation import AS_IT_IS
 from .frame import lab_folder, show_lab, table_of, write_lab
+from .parts import SeedJob, measured, parts_of
 
 HEAD = ("variant", "ACC, %", "95% interval", "difference", "95% interval", "free neurons", "seconds a run")
 
@@ -72,6 +75,7 @@ def settings_ablation(
     seeds: list[int],
     out: Path | None = None,
     *,
+    engine: Choice | None = None,
     name: str = "run",
     command: str = "",
     console: Console | None = None,
@@ -81,19 +85,16 @@ def settings_ablation(
     Args:
         variants: from :func:`load_settings`.
         out: the folder to write, new or empty; by default a fresh ``results/<name>-settings``.
+        engine: what measures the seeds, by default this process, one after the other.
     """
     config, console = variants[AS_IT_IS], console or make_console()
     found: dict[str, list[Measured]] = {variant: [] for variant in variants}
     with lab_folder(out, f"{name}-settings", config) as (folder, target):
-        for seed in seeds:
-            benchmark = streams.build(config.stream, seed)
-            for variant, settings in variants.items():
-                started = time.perf_counter()
-                settings = settings.model_copy(update={"seed": seed})
-                quiet = Console(quiet=True)
-                learnt = learn(Session(settings, benchmark, set_up(settings), quiet))
-                found[variant].append((acc(learnt.matrix), _free(learnt), time.perf_counter() - started))
-                say(console, f"seed {seed}, {variant}: ACC {found[variant][-1][0]:.2%}")
+        tried = {variant: settings.model_dump(mode="json") for variant, settings in variants.items()}
+        parts = parts_of(f"{__name__}:measure_seed", config, seeds, target, variants=tried)
+        for measures in measured(parts, engine, target, console):
+            for variant, run in measures.items():
+                found[variant].append(tuple(run))
         result = SettingsResult(
             command=command,
             config=config.model_dump(mode="json"),
@@ -104,6 +105,20 @@ def settings_ablation(
         write_lab(result, config, folder, "settings", table_of(command, HEAD, rows(result)))
     show_lab(console, HEAD, rows(result), target)
     return result, target
+
+
+def measure_seed(job: SeedJob, config: Config, console: Console | None = None) -> dict[str, Measured]:
+    """What each variant gives with ``config.seed``."""
+    console = console or make_console()
+    benchmark = streams.build(config.stream, config.seed)
+    found = {}
+    for variant, values in job.arguments["variants"].items():
+        started = time.perf_counter()
+        settings = Config.model_validate_json(json.dumps(values)).model_copy(update={"seed": config.seed})
+        learnt = learn(Session(settings, benchmark, set_up(settings), Console(quiet=True)))
+        found[variant] = acc(learnt.matrix), _free(learnt), time.perf_counter() - started
+        say(console, f"seed {config.seed}, {variant}: ACC {found[variant][0]:.2%}")
+    return found
 
 
 def rows(result: SettingsResult) -> list[tuple[str, ...]]:

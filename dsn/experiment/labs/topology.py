@@ -24,7 +24,9 @@ from ..base.console import make_console, say, show_table
 from ..config.experiment import Config
 from ..config.machine import environment, seed_everything, set_up
 from ..config.problems import nearest
+from ..engine.options import Choice
 from .frame import lab_folder, write_lab
+from .parts import SeedJob, measured, parts_of
 from .topology_picture import draw_topology
 from .topology_result import DENSE, HEAD, PrunedRun, TopologyResult, markdown, sentences, summarise, table
 from .topology_store import RunStore
@@ -46,6 +48,7 @@ def topology_lab(
     rescale: bool = False,
     npb: Mapping[str, float] | None = None,
     kept: Path | None = None,
+    engine: Choice | None = None,
     name: str = "run",
     command: str = "",
     console: Console | None = None,
@@ -64,6 +67,7 @@ def topology_lab(
         npb: alpha and beta of Node-Path Balancing.
         kept: a folder in which every trained network leaves its measures, a file each; what is found there
             from the same settings is not trained again: a lab may stop, and parts of it run side by side.
+        engine: what measures the seeds, by default this process, one after the other.
 
     Raises:
         InputError: what cannot be trained, or a task that the stream does not have. Nothing is left then.
@@ -72,14 +76,19 @@ def topology_lab(
     if not 0 <= task < config.stream.tasks:
         raise InputError(f"--task {task}: the stream has tasks 0 to {config.stream.tasks - 1}")
     console = console or make_console()
-    started, runs = time.perf_counter(), []
+    started = time.perf_counter()
+    what = {
+        "pruners": pruners,
+        "densities": densities,
+        "task": task,
+        "rescale": rescale,
+        "npb": dict(npb or {}),
+        "kept": None if kept is None else str(kept.absolute()),
+    }
     with lab_folder(out, f"{name}-topology", config) as (folder, target):
-        for seed in seeds:
-            settings = config.model_copy(update={"seed": seed})
-            what = {"config": settings.model_dump(mode="json", exclude={"device", "threads"}), "task": task}
-            what |= {"rescale": rescale, "npb": dict(npb or {})}
-            store = RunStore(kept, what)
-            runs += _one_seed(settings, pruners, densities, task, rescale, npb or {}, store, console)
+        parts = parts_of(f"{__name__}:measure_seed", config, seeds, target, **what)
+        values = measured(parts, engine, target, console)
+        runs = [PrunedRun.model_validate(value) for found in values for value in found]
         rows, principle = summarise(runs)
         dense = next(run for run in runs if run.pruner == DENSE)
         result = TopologyResult(
@@ -101,6 +110,16 @@ def topology_lab(
     _show(console, result)
     say(console, f"written to {target}")
     return result, target
+
+
+def measure_seed(job: SeedJob, config: Config, console: Console | None = None) -> list[dict[str, Any]]:
+    """The networks of ``config.seed``: each a :class:`PrunedRun` as JSON."""
+    asked = dict(job.arguments)
+    kept, pruners, densities = (asked.pop(name) for name in ("kept", "pruners", "densities"))
+    settings = config.model_dump(mode="json", exclude={"device", "threads", "resources"})
+    store = RunStore(None if kept is None else Path(kept), {"config": settings, **asked})
+    runs = _one_seed(config, pruners, densities, **asked, store=store, console=console or make_console())
+    return [run.model_dump(mode="json") for run in runs]
 
 
 def parse_densities(text: str) -> list[float]:

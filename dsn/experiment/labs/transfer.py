@@ -35,10 +35,12 @@ from ..base.console import make_console, say, show_table
 from ..config.experiment import Config
 from ..config.machine import environment, seed_everything, set_up
 from ..config.network import build_model, replay_arguments
-from ..result.result import Transfer, matrix_as_lists, write_whole
+from ..engine.options import Choice
+from ..result.result import Part, Transfer, matrix_as_lists, write_whole
 from ..run.build import build_dsn, can_transfer
 from ..run.learn import Session, make_progress, sample_shape, validation
 from .frame import lab_folder, write_lab
+from .parts import SeedJob, measured, parts_of
 from .transfer_picture import draw_lab
 from .transfer_result import LabResult, Pair, SeedRun, markdown, pairs_csv, rows, sentences, summarise
 
@@ -62,6 +64,7 @@ def lab(
     seeds: list[int],
     out: Path | None = None,
     *,
+    engine: Choice | None = None,
     name: str = "run",
     command: str = "",
     console: Console | None = None,
@@ -71,6 +74,7 @@ def lab(
     Args:
         config: from :func:`dsn.experiment.config.experiment.load`; its own seed is not used.
         out: the folder to write, new or empty; by default a fresh ``results/<name>-lab``.
+        engine: what measures the seeds, by default this process, one after the other.
         command: stands above the table.
 
     Raises:
@@ -79,16 +83,12 @@ def lab(
     refuse_nothing_to_measure(config, seeds)
     console = console or make_console()
     started = time.perf_counter()
-    pairs: list[Pair] = []
-    runs: list[SeedRun] = []
     with lab_folder(out, f"{name}-lab", config) as (folder, target):
-        for seed in seeds:
-            found, whole = _one_seed(config.model_copy(update={"seed": seed}), console)
-            pairs += found
-            runs.append(whole)
+        parts = parts_of(f"{__name__}:measure_seed", config, seeds, target)
+        found = [SeedPart.model_validate(value) for value in measured(parts, engine, target, console)]
         result = summarise(
-            pairs,
-            runs,
+            [pair for part in found for pair in part.pairs],
+            [part.run for part in found],
             command=command,
             config=config.model_dump(mode="json"),
             seconds=time.perf_counter() - started,
@@ -116,8 +116,16 @@ def refuse_nothing_to_measure(config: Config, seeds: list[int]) -> None:
         raise InputError("stream.tasks: is 1, but there is transfer from the second task on; set 2 or more")
 
 
-def _one_seed(config: Config, console: Console) -> tuple[list[Pair], SeedRun]:
-    """The pairs and the whole runs of ``config.seed``."""
+class SeedPart(Part):
+    """What the lab measures with one seed."""
+
+    pairs: list[Pair]
+    run: SeedRun
+
+
+def measure_seed(_job: SeedJob, config: Config, console: Console | None = None) -> dict[str, Any]:
+    """The pairs and the whole runs of ``config.seed``: a :class:`SeedPart` as JSON."""
+    console = console or make_console()
     started = time.perf_counter()
     say(console, f"seed {config.seed}: {config.stream.name}, without transfer")
     base = learn_base(config, console)
@@ -141,7 +149,7 @@ def _one_seed(config: Config, console: Console) -> tuple[list[Pair], SeedRun]:
         f"seed {config.seed}: {accepted} of {len(outcomes)} transfers accepted, BWT {100 * run.bwt:+.2f} "
         f"points (own features alone {100 * run.bwt_own:+.2f})  {run.seconds:.0f} s",
     )
-    return pairs, run
+    return SeedPart(pairs=pairs, run=run).model_dump(mode="json")
 
 
 def learn_base(config: Config, console: Console) -> Base:

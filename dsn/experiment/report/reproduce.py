@@ -17,6 +17,7 @@ from ..compare.comparison import Comparison
 from ..compare.plan import make_plan
 from ..config.experiment import load
 from ..config.problems import nearest
+from ..engine.options import Choice
 from ..result.result import Result, write_whole
 from .markdown import escape
 from .measures import MEASURES, estimate, stored_bytes
@@ -74,7 +75,7 @@ def reproduce(
     *,
     epochs: int | None = None,
     out: Path | None = None,
-    jobs: int = 1,
+    engine: Choice | None = None,
     published: Path | None = None,
     command: str = "",
 ) -> tuple[Comparison, Path]:
@@ -82,6 +83,7 @@ def reproduce(
 
     Args:
         epochs: at most so many a task.
+        engine: as :func:`compare` takes it.
         overrides: ``key=value`` of the config; each is named in the table.
 
     Raises:
@@ -97,7 +99,7 @@ def reproduce(
     cap = [] if capped is None else [f"train.epochs={capped}"]
     plan = make_plan([path], strategies, seeds, [*overrides, *cap], command=command)
     folder = out or Path("results") / f"{path.stem}-reproduce"
-    comparison = compare(plan, folder, jobs=jobs)
+    comparison = compare(plan, folder, engine=engine)
     what = Reproduction(path.stem, path, capped, planned)
     table = text(what, load_source(folder).streams[0], known, overrides, command)
     try:

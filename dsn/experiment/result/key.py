@@ -6,7 +6,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from ..config.experiment import Config
+from ..config.experiment import WITHOUT_INFLUENCE, Config
 from .result import write_whole
 
 ROOT = Path(__file__).parents[3]
@@ -28,7 +28,8 @@ def identity(config: Config) -> dict[str, Any]:
     """What the result of ``config`` depends on: all of it but the blocks that its strategy never reads."""
     values = config.model_dump(mode="json")
     own = config.strategy
-    del values["checkpoint"]
+    for block in WITHOUT_INFLUENCE:
+        del values[block]
     values["baselines"] = {name: block for name, block in values["baselines"].items() if name == own}
     if own != "dsn":
         del values["transfer"], values["replay"]

@@ -17,7 +17,7 @@ from dsn.storage import Damaged, Tree, first_difference, pack, read_tree, sync_f
 
 from ..base.console import say
 from ..base.interrupts import Interrupts
-from ..config.experiment import Config
+from ..config.experiment import WITHOUT_INFLUENCE, Config
 from ..result.key import code_version
 
 FORMAT, VERSION = "dsn-run", 1
@@ -30,9 +30,10 @@ def has_checkpoint(folder: Path) -> bool:
 
 
 def owner_of(config: Config) -> dict[str, Any]:
-    """What has to be the same to go on: the config but for its block ``checkpoint``, and the code."""
+    """What has to be the same to go on: the config but for how it is made, and the code."""
     values = config.model_dump(mode="json")
-    del values["checkpoint"]
+    for block in WITHOUT_INFLUENCE:
+        del values[block]
     return {"config": values, "code": code_version()}
 
 

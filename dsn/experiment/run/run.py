@@ -19,7 +19,7 @@ from dsn.storage import Tree, first_difference
 from ..base.console import make_console, say
 from ..base.folder import output_folder
 from ..base.interrupts import Interrupts
-from ..config.experiment import Config
+from ..config.experiment import WITHOUT_INFLUENCE, Config
 from ..config.faults import explain, explained
 from ..config.machine import environment, set_up
 from ..result.files import task_uses, write
@@ -93,7 +93,8 @@ def finished(config: Config, out: Path, console: Console) -> Result:
     """The result that is in ``out`` already. Raises InputError where it is one of another config."""
     result = read_result(out / RESULT)
     old, new = dict(result.config), config.model_dump(mode="json")
-    old.pop("checkpoint", None), new.pop("checkpoint")
+    for block in WITHOUT_INFLUENCE:
+        old.pop(block, None), new.pop(block)
     if (found := first_difference(old, new)) is not None:
         raise InputError(f"{out}: another run is finished there: {found}; choose another --out")
     say(console, f"the run in {out} is finished, nothing is left to do")

@@ -1,7 +1,7 @@
 """The two folders of a run: its own, complete or empty, and beside it its checkpoints."""
 
 import contextlib
-import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,7 +10,8 @@ from filelock import FileLock, Timeout
 
 from dsn.errors import InputError
 
-from ..base.folder import check_name, make_folder, numbered, read_owner, refuse_used, remove_dead
+from ..base.folder import check_name, make_folder, numbered, refuse_used, remove_dead
+from ..base.hold import beats, is_owner, read_owner, sign, told_owner
 from ..base.own_files import LOGS, others_in, remove_if_empty, remove_written
 from .checkpoint import LATEST, NEXT, PREVIOUS, has_checkpoint
 
@@ -66,6 +67,13 @@ def held(
             remove_if_empty(parent_made)
 
 
+def wait_until_free(out: Path, seconds: float) -> None:
+    """Wait, ``seconds`` at most, for another process that has the run in ``out``: soon it is done or dead."""
+    folder, end = checkpoint_of(out), time.monotonic() + seconds
+    while (folder / LOCK).is_file() and not _is_free(folder) and time.monotonic() < end:
+        time.sleep(1.0)
+
+
 def drop(checkpoint: Path) -> None:
     """Remove a checkpoint: its run is finished, or not wanted any more."""
     remove_written(checkpoint, NAMES)
@@ -112,11 +120,14 @@ def _locked(folder: Path, out: Path) -> Iterator[None]:
     try:
         _refuse_foreign(folder)
         lock.acquire(timeout=0)
-        (folder / OWNER).write_text(f"{os.getpid()}\n", encoding="utf-8")
+        if beats(folder / OWNER, folder / LOCK):
+            lock.release()
+            raise Timeout(lock.lock_file)
+        ended = sign(folder / OWNER)
     except Timeout:
-        owner = read_owner(folder / OWNER)
         raise InputError(
-            f"{out}: process {owner} is running there; wait for it, stop it, or choose another --out"
+            f"{out}: {told_owner(folder / OWNER)} is running there; wait for it, stop it, or choose another "
+            "--out"
         ) from None
     except OSError as error:
         lock.release()
@@ -124,6 +135,9 @@ def _locked(folder: Path, out: Path) -> Iterator[None]:
     try:
         yield
     finally:
+        ended.set()
+        with contextlib.suppress(OSError):
+            (folder / OWNER).unlink(missing_ok=True)  # whoever comes next need not wait for its heartbeat
         lock.release()
 
 
@@ -132,7 +146,7 @@ def _refuse_foreign(folder: Path) -> None:
     lock, owner = folder / LOCK, folder / OWNER
     own = {
         lock: not lock.exists() or (lock.is_file() and lock.stat().st_size == 0),
-        owner: not owner.exists() or (owner.is_file() and owner.read_bytes().strip().isdigit()),
+        owner: not owner.exists() or (owner.is_file() and is_owner(read_owner(owner))),
     }
     for path, known in own.items():
         if path.is_symlink() or not known:
@@ -155,7 +169,7 @@ def _is_free(folder: Path) -> bool:
     try:
         _refuse_foreign(folder)
         with FileLock(folder / LOCK, timeout=0):
-            return True
+            return not beats(folder / OWNER, folder / LOCK)
     except (Timeout, OSError, InputError):
         return False
 

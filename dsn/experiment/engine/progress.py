@@ -1,4 +1,4 @@
-"""What a comparison shows while it runs: bars in a terminal, else a line a finished run."""
+"""What is shown while jobs are done: bars in a terminal, else a line a finished job."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ NOTE_WIDTH = 60
 TAIL_BYTES = 400
 
 
-class CompareProgress:
+class JobProgress:
     """One bar for all jobs, and below it a line for each that is going on, with the last line of its log."""
 
     def __init__(self, console: Console, what: str, total: int, done: int = 0) -> None:
@@ -31,7 +31,7 @@ class CompareProgress:
         self._all = self._bars.add_task(what, total=total, completed=done, note="")
         self._going: dict[Path, object] = {}
 
-    def __enter__(self) -> "CompareProgress":
+    def __enter__(self) -> "JobProgress":
         self._bars.start()
         return self
 

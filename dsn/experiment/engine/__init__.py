@@ -1,0 +1,1 @@
+"""Jobs, and the engines that do them: on this machine, on Ray, on SLURM. docs/scale.md."""
