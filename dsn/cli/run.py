@@ -19,7 +19,9 @@ def add(commands: Any) -> None:
         "--out", type=Path, metavar="DIR", help="new or empty folder; default: results/<config>-seed<N>"
     )
     command.add_argument(
-        "--verbose", action="store_true", help="also print each epoch's loss, each task's topology"
+        "--verbose",
+        action="store_true",
+        help="also print each epoch's loss, each task's topology, each transfer",
     )
     command.add_argument(
         "--resume",

@@ -1,7 +1,7 @@
 """Policies that decide, without old data, whether a change of an earlier task is kept.
 
 A policy is called before the change, measures what it needs, and returns a Decision that refuses, or the
-judge to call after the change, who answers with one. The reason is a sentence with the numbers it used.
+judge to call after the change, who answers with one. The reason is plain words, and after a colon numbers.
 """
 
 from collections.abc import Callable
@@ -56,7 +56,7 @@ def _judge_closeness(situation: Situation) -> Decision:
     own = remembered(model, task, "accuracy")
     samples, more = (remembered(model, t, "samples") for t in (task, source))
     if own is None or samples is None or more is None:
-        return Decision(False, "no validation data, so no accuracy to compare with", {})
+        return Decision(False, "there are no validation data: no accuracy to compare with", {})
     found = situation.correspondence
     if found is None:
         return Decision(False, f"task {source} has fewer classes than task {task}", {})
@@ -71,19 +71,22 @@ def _judge_closeness(situation: Situation) -> Decision:
         "temperature_on_source": found.temperature,
     }
     if more < RICHER * samples:
-        reason = f"no headroom: task {source} has {more / samples:.1f} times the samples"
+        reason = f"task {source} has hardly more data: {more / samples:.1f} times the samples"
         return Decision(False, reason, measures)
     if found.agreement < AGREEMENT:
-        reason = f"classes do not correspond to task {source}'s: {found.agreement:.0%} of them are recognised"
+        reason = f"task {source} shows other things: {found.agreement:.0%} of the classes are recognised"
         return Decision(False, reason, measures)
     if share < CLOSENESS:
-        reason = f"not close: keeps {share:.0%} of its accuracy on task {source}'s images"
+        reason = f"task {source} is not close: {share:.0%} of the accuracy is kept on its images"
         return Decision(False, reason, measures)
     given = remembered(model, task, "closeness")
     if given is not None and share <= given:
-        reason = f"a closer task has given already: {given:.0%} of its accuracy kept there, {share:.0%} here"
+        reason = f"a closer task has given already: {given:.0%} of the accuracy kept there, {share:.0%} here"
         return Decision(False, reason, measures)
-    reason = f"close: keeps {share:.0%} of its accuracy, and there are {more / samples:.1f} times the samples"
+    reason = (
+        f"task {source} is close and has more data: {share:.0%} of the accuracy is kept on its images, "
+        f"{more / samples:.1f} times the samples"
+    )
     return Decision(True, reason, measures)
 
 

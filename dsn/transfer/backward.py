@@ -34,6 +34,11 @@ class TransferOutcome:
     reason: str
     measures: dict[str, float] = field(default_factory=dict)
 
+    @property
+    def why(self) -> str:
+        """The reason in plain words, without the numbers behind its colon."""
+        return self.reason.partition(":")[0]
+
     def __str__(self) -> str:
         verb = "gains from" if self.accepted else "stays as it is, without"
         return f"task {self.task} {verb} task {self.source} (similarity {self.similarity:.2f}): {self.reason}"

@@ -34,13 +34,11 @@ class ForwardOutcome:
     loss_after: float
 
     def __str__(self) -> str:
-        names = ", ".join(map(str, self.sources))
+        names = f"{'tasks' if len(self.sources) > 1 else 'task'} {', '.join(map(str, self.sources))}"
         losses = f"validation loss {self.loss_before:.3f} to {self.loss_after:.3f}"
         if not self.weight:
-            return (
-                f"task {self.task} reads nothing of tasks {names}: that would not lower its validation loss"
-            )
-        return f"task {self.task} reads tasks {names} with weight {self.weight:g}: {losses}"
+            return f"task {self.task} reads nothing of {names}: that would not lower its validation loss"
+        return f"task {self.task} reads {names} with weight {self.weight:g}: {losses}"
 
 
 def transfer_forward(

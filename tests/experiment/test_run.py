@@ -108,14 +108,45 @@ def test_every_attempt_at_transfer_is_in_the_result_and_a_line_after_its_task(ti
     assert read_result(target / "result.json").transfers == result.transfers
     lines = text.splitlines()
     after = next(i for i, line in enumerate(lines) if line.startswith("task 1 (2/3)"))
-    assert "task 1 reads" in lines[after + 1]
-    assert "task 0 gains from task 1" in lines[after + 2]
-    assert lines[after + 3].startswith("task 2 (3/3)") and "from task 2" in lines[after + 5]
+    gain = next(line for line in lines[after + 1 :] if "task 0 gains from task 1" in line)
+    before, now = (f"{row[0]:.2%}" for row in result.accuracy_matrix[:2])
+    assert f"accuracy {before} to {now}" in gain
+    assert sum("gains from task 2" in line for line in lines) == 2
     assert [(f.task, sorted(f.sources)) for f in result.forward_transfers] == [(1, [0]), (2, [0, 1])]
     assert set(Forward.model_fields) == {field.name for field in fields(ForwardOutcome)}
     model = build_model(load(target / "config.yaml"), torch.Size([64]))
     model.load_state_dict(load_file(target / "model.safetensors"))
     assert len(model.lateral_heads(0)) > 0
+
+
+@pytest.mark.filterwarnings("ignore:task .* no free neuron")
+@pytest.mark.parametrize("verbose", [False, True])
+def test_what_is_refused_is_one_line_a_task_and_verbose_has_each_attempt(tiny, tmp_path, verbose):
+    result, _, text = quiet_run(tiny(*TRANSFERRING), tmp_path / "out", verbose=verbose)
+    assert len(result.transfers) == 3 and not any(t.accepted for t in result.transfers)
+    tried = [line for line in text.splitlines() if line.startswith("  - ") and "reads nothing" not in line]
+    assert len(tried) == (3 if verbose else 2)
+    assert all("similarity" in line for line in tried) == verbose
+    for line, source in zip(tried, (1, 2, 2) if verbose else (1, 2), strict=True):
+        assert f"task {source} has hardly more data" in line
+        assert ("1.0 times" in line) == verbose
+
+
+QUICKSTART = ROOT / "configs" / "quickstart.yaml"
+
+
+def test_the_quickstart_shows_a_task_that_learns_backwards(tmp_path):
+    """One column rises where a transfer was accepted, all others stay."""
+    result, _, text = quiet_run(load(QUICKSTART), tmp_path / "out")
+    r = result.matrix
+    accepted = {(t.task, t.source) for t in result.transfers if t.accepted}
+    assert accepted and len(result.transfers) > len(accepted)
+    assert result.metrics.bwt > 0 and result.metrics.forgetting == 0
+    for task in range(len(r)):
+        for row in range(task + 1, len(r)):
+            assert (r[row, task] > r[row - 1, task]) == ((task, row) in accepted), (task, row)
+    assert all(f"task {task} gains from task {source}" in text for task, source in accepted)
+    assert text.count("  - ") <= len(r) - 1
 
 
 @pytest.mark.filterwarnings("error::UserWarning")

@@ -1,7 +1,10 @@
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
 
 from dsn.transfer.assessment import assess, fit_temperature, predict, remembered
 from dsn.transfer.correspondence import correspond
@@ -35,6 +38,47 @@ def test_the_fitted_head_is_a_minimum() -> None:
         for loss in [F.cross_entropy(F.linear((x - mean) / std, w, b), y) + penalty * w.square().sum()]
     )
     assert best < 1e-3
+
+
+@pytest.mark.parametrize("width", [30, 700])
+def test_the_fit_is_as_good_as_one_to_the_end_at_a_tenth_of_its_cost(width: int) -> None:
+    """Passes over the features are counted; features that never change cost nothing."""
+    random = torch.Generator().manual_seed(0)
+    mixed = torch.randn(40, width, generator=random)
+    centres = torch.randn(5, 40, generator=random)
+    y = torch.randint(0, 5, (900,), generator=random)
+    x = (centres[y] + 1.5 * torch.randn(900, 40, generator=random)) @ mixed
+    x, new, y, truth = x[:300], x[300:], F.one_hot(y[:300], 5).float(), y[300:]
+    with FlopCounterMode(display=False) as fewer:
+        weight, bias = fit_head(x, y)
+    one = 2 * x.numel() * 5
+    turning = 2 * 2 * len(x) * width * min(width, 512)
+    assert fewer.get_total_flops() < 180 * one + turning
+    with FlopCounterMode(display=False) as same:
+        wide, _ = fit_head(torch.cat([x, torch.ones(300, 500)], 1), y)
+    assert same.get_total_flops() < 1.2 * fewer.get_total_flops() + 2 * 300 * 500 * 5
+    assert torch.equal(wide[:, width:], torch.zeros(5, 500))
+    found = F.cross_entropy(F.linear(new, weight, bias), truth)
+    assert found < 1.2 * min(_fitted_to_the_end(x, y, new, truth))
+
+
+def _fitted_to_the_end(x: Tensor, y: Tensor, new: Tensor, truth: Tensor) -> list[float]:
+    """Cross-entropy on new samples of a plain fit of 300 steps, for each penalty."""
+    mean, std = x.mean(0), x.std(0)
+    losses = []
+    for penalty in (1e-4, 1e-3, 1e-2, 1e-1):
+        w, b = torch.zeros(5, x.shape[1], requires_grad=True), torch.zeros(5, requires_grad=True)
+        optimizer = torch.optim.LBFGS([w, b], max_iter=300, line_search_fn="strong_wolfe")
+
+        def loss() -> Tensor:
+            optimizer.zero_grad()  # noqa: B023
+            value = F.cross_entropy(F.linear((x - mean) / std, w, b), y) + penalty * w.square().sum()  # noqa: B023
+            value.backward()
+            return value
+
+        optimizer.step(loss)
+        losses.append(F.cross_entropy(F.linear((new - mean) / std, w, b), truth).item())
+    return losses
 
 
 def test_dead_features_do_no_harm() -> None:

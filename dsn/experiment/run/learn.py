@@ -101,14 +101,21 @@ def _follow(course: Course, session: Session) -> None:
         course.train(benchmark.train_stream[task], validation(benchmark, task))
         evaluated = not session.at_once or task == session.tasks - 1
         course.evaluate(benchmark.test_stream[: task + 1 + ahead] if evaluated else None, row)
-        label = course.metrics.order[-1]
-        show_transfers(
-            session.console,
-            [outcome for outcome in getattr(strategy, "forward_transfers", []) if outcome.task == label],
-            [outcome for outcome in getattr(strategy, "transfers", []) if outcome.source == label],
-        )
+        _show_transfers(course, session)
         show_topology()
     course.end()
+
+
+def _show_transfers(course: Course, session: Session) -> None:
+    """What the task that was just learnt and evaluated reads and gives."""
+    strategy, order, rows = course.strategy, course.metrics.order, course.metrics.matrix[-2:].tolist()
+    show_transfers(
+        session.console,
+        [outcome for outcome in getattr(strategy, "forward_transfers", []) if outcome.task == order[-1]],
+        [outcome for outcome in getattr(strategy, "transfers", []) if outcome.source == order[-1]],
+        dict(zip(order, zip(rows[0], rows[-1], strict=True), strict=True)),
+        session.verbose,
+    )
 
 
 def _learnt(course: Course, session: Session) -> Learnt:

@@ -1,7 +1,7 @@
 """What a run shows: progress while it trains, a table at its end; plain lines where there is no terminal."""
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from rich import box
@@ -111,13 +111,36 @@ class TaskProgress:
 
 
 def show_transfers(
-    console: Console, forward: Iterable[ForwardOutcome], backward: Iterable[TransferOutcome]
+    console: Console,
+    forward: Iterable[ForwardOutcome],
+    backward: Iterable[TransferOutcome],
+    accuracy: Mapping[int, tuple[float, float]],
+    verbose: bool = False,
 ) -> None:
-    """A line for what the task just learnt reads, and one for each attempt to give."""
+    """A line for what the task just learnt reads, for each task it gives to, and for all that it does not.
+
+    Args:
+        accuracy: of each earlier task on its test data, before and after; they decide nothing.
+        verbose: a line for each attempt, with the numbers that decided it.
+    """
     for read in forward:
-        say(console, f"  {'+' if read.weight else '-'} {read}")
+        if read.weight or verbose:
+            say(console, f"  {'+' if read.weight else '-'} {read}")
+    refused: dict[str, list[str]] = {}
     for outcome in backward:
-        say(console, f"  {'+' if outcome.accepted else '-'} {outcome}")
+        if verbose:
+            say(console, f"  {'+' if outcome.accepted else '-'} {outcome}")
+        elif outcome.accepted:
+            before, after = accuracy[outcome.task]
+            gains = (
+                f"task {outcome.task} gains from task {outcome.source}, accuracy {before:.2%} to {after:.2%}"
+            )
+            say(console, f"  + {gains} ({outcome.why})")
+        else:
+            refused.setdefault(outcome.why, []).append(str(outcome.task))
+    if refused:
+        told = [f"{'tasks' if len(t) > 1 else 'task'} {', '.join(t)} ({why})" for why, t in refused.items()]
+        say(console, f"  - unchanged: {', '.join(told)}")
 
 
 def show_result(console: Console, result: Result) -> None:

@@ -13,13 +13,14 @@ from ..measures import ACC, estimate
 from ..numbers import counted, listed, shown, shown_estimate, signed
 from ..source import StreamRuns
 from .figure import NARROW, Figure, canvas
-from .palette import IDLE, MUTED, RULE, Series
+from .palette import FRESH, IDLE, INK, MUTED, RULE, Series
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure as Canvas
 
 Curve = NDArray[np.float64]
+MOST_VALUES = 12  # bars that have their value beside them
 
 
 def mean_so_far(result: Result) -> Curve:
@@ -49,9 +50,7 @@ def accuracy_over_tasks(stream: StreamRuns, looks: dict[str, Series], key: str) 
     def draw(width: float) -> "Canvas":
         figure, [axes] = canvas(width, 0.36 * width + 0.75)
         if alone and len(alone) == 1:
-            for task, column in enumerate((100 * alone[0].matrix).T):
-                axes.plot(range(task, len(column)), column[task:], color=IDLE, linewidth=0.9)
-                axes.plot(task, column[task], ".", color=IDLE)
+            _each_task(axes, 100 * alone[0].matrix)
         ends = []
         for name, runs in curves.items():
             points = [mean_interval(column) for column in np.array(runs).T]
@@ -80,6 +79,8 @@ def accuracy_over_tasks(stream: StreamRuns, looks: dict[str, Series], key: str) 
         )
     elif alone:
         caption += "Grey: each task on its own, from the moment it is learnt; flat means nothing forgotten."
+        if np.any(backward(alone[0])):
+            caption += " In colour, what a later task changed of an earlier one."
     return Figure(key, "Accuracy over tasks", alt, caption.strip(), draw)
 
 
@@ -89,22 +90,24 @@ def backward_a_task(stream: StreamRuns, looks: dict[str, Series], key: str) -> F
         "backward transfer, points": {s: [backward(r) for r in stream.results(s)] for s in stream.finished},
         "forgetting, points": {s: [forgotten(r) for r in stream.results(s)] for s in stream.finished},
     }
-    if not any(np.any(run) for runs in kinds.values() for kept in runs.values() for run in kept):
+    kinds = {title: kept for title, kept in kinds.items() if np.any([*kept.values()])}
+    if not kinds:
         return None
 
     def draw(width: float) -> "Canvas":
-        rows, columns = (1, 2) if width > NARROW else (2, 1)
+        rows, columns = (1, len(kinds)) if width > NARROW else (len(kinds), 1)
         figure, panels = canvas(width, 2.9 if rows == 1 else 4.9, rows, columns)
         for axes, (title, curves) in zip(panels, kinds.items(), strict=True):
             axes.axhline(0, color=MUTED, linewidth=0.6)
             for name, runs in curves.items():
-                means, look = np.mean(runs, axis=0), looks[name]
-                axes.plot(
-                    means, color=look.colour, linestyle=look.dashes, marker=look.marker, label=name, zorder=3
-                )
+                _of_tasks(axes, np.mean(runs, axis=0), looks[name], name, alone=len(curves) == 1)
             axes.set_title(title)
             axes.grid(axis="y")
             _task_axis(axes, stream.tasks - 1, "task")
+            if len(curves) == 1:
+                axes.set_xlim(-0.6, stream.tasks - 1.4)
+                if stream.tasks <= MOST_VALUES:
+                    axes.set_xticks(range(stream.tasks - 1))
         if len(stream.finished) > 1:
             legend_below(figure, panels[0], width, handlelength=3)
         return figure
@@ -122,7 +125,39 @@ def backward_a_task(stream: StreamRuns, looks: dict[str, Series], key: str) -> F
         "For each task but the last. Backward transfer: accuracy at the end minus right after learning; "
         "forgetting: the best accuracy it ever had minus that at the end. Means over seeds."
     )
+    if len(kinds) == 1:
+        other = "Forgetting" if "backward transfer, points" in kinds else "Backward transfer"
+        caption += f" {other} is exactly 0 for every task."
     return Figure(key, "Backward transfer and forgetting", alt, caption, draw)
+
+
+def _each_task(axes: "Axes", r: Curve) -> None:
+    """The columns of one run's matrix [T, T], in percent; in colour where a later task changed one."""
+    for task, column in enumerate(r.T):
+        axes.plot(range(task, len(column)), column[task:], color=IDLE, linewidth=0.9)
+        axes.plot(task, column[task], ".", color=IDLE)
+        for row in np.flatnonzero(np.diff(column[task:])) + task:
+            axes.plot([row, row + 1], column[row : row + 2], color=FRESH, linewidth=1.6, zorder=4)
+            axes.annotate(
+                f"task {task}: {signed(column[row + 1] - column[row])}",
+                xy=(row + 0.5, (column[row] + column[row + 1]) / 2),
+                xytext=(8, -8),
+                textcoords="offset points",
+                va="top",
+                color=FRESH,
+                fontsize=8.5,
+            )
+
+
+def _of_tasks(axes: "Axes", means: Curve, look: Series, name: str, *, alone: bool) -> None:
+    """A line a strategy; bars with their values where there is one."""
+    if not alone:
+        axes.plot(means, color=look.colour, linestyle=look.dashes, marker=look.marker, label=name, zorder=3)
+        return
+    bars = axes.bar(range(len(means)), means, width=0.4, color=look.colour, label=name, linewidth=0, zorder=3)
+    if len(means) <= MOST_VALUES:
+        axes.bar_label(bars, [signed(mean) for mean in means], padding=2, color=INK, fontsize=8.5)
+        axes.margins(y=0.15)
 
 
 def _line(axes: "Axes", points: list[Estimate], look: Series) -> None:

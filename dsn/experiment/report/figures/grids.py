@@ -42,7 +42,8 @@ def mean_matrices(stream: StreamRuns, key: str) -> Figure:
         + "; ".join(parts)
         + ".",
         f"Row: after learning that task. Column: test accuracy of a task, percent{over}. "
-        "A column that keeps its colour is a task that is not forgotten.",
+        "A column that keeps its colour is a task that is not forgotten, one that becomes lighter a task "
+        "that learnt from a later one.",
         lambda width: _heat_maps(grids, width, ("accuracy of task", "after task"), percent=True),
     )
 
