@@ -10,6 +10,7 @@ from pathlib import Path
 from . import (
     ablation,
     compare,
+    forget,
     impressions,
     report,
     reproduce,
@@ -30,6 +31,7 @@ COMMANDS = (
     transfer_lab,
     impressions,
     subnetwork,
+    forget,
     ablation,
     settings,
     topology,

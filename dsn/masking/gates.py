@@ -168,9 +168,16 @@ class Gate(nn.Module):
 
     def forget_last(self) -> None:
         """Undo the last :meth:`store`."""
-        self.masks = self.masks[:-1].clone()
-        self.widths.pop()
-        self.commit_widths = self.commit_widths[:-1].clone()
+        self.remove(len(self.widths) - 1)
+
+    @torch.no_grad()
+    def remove(self, row: int) -> None:
+        """Forget the ``row``-th committed mask."""
+        kept = [other for other in range(len(self.widths)) if other != row]
+        self.masks = self.masks[kept].clone()
+        self.widths = [self.widths[other] for other in kept]
+        self.commit_widths = self.commit_widths[kept].clone()
+        self._count_free()
 
     @torch.no_grad()
     def replace(self, row: int, mask: Tensor) -> None:

@@ -24,6 +24,7 @@ from .records import Lateral
 from .rehearsal import refuse_forgetting
 from .state.fit import refuse_unfit
 from .state.loading import make_room
+from .state.removal import Removal, remove_task
 from .state.task_file import load_task, save_task
 from .task_life import TaskLife
 
@@ -121,6 +122,16 @@ class MaskedModel(TaskLife):
         Refuses what does not fit; see ``state.task_file``.
         """
         return load_task(self, Path(path), task)
+
+    def forget(
+        self, task: int, *, cascade: bool = False, keep_shared: bool = False, seed: int = 0
+    ) -> Removal:
+        """Remove a committed task so that nothing of it is left; all others answer as before, bit for bit.
+
+        Refused where others read weights that it trained, unless these tasks go too (``cascade``) or keep
+        what they share with it (``keep_shared``). See :func:`dsn.masking.state.removal.remove_task`.
+        """
+        return remove_task(self, task, cascade=cascade, keep_shared=keep_shared, seed=seed)
 
     def __getstate__(self) -> dict[str, Any]:
         """For a copy, also amid training: the price that a pass has left belongs to this model's graph, and

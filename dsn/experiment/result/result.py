@@ -124,6 +124,18 @@ class Row(Part):
         return Fingerprint(self.weights[place], self.reads[place], self.logits[place], level)
 
 
+class Forgotten(Part):
+    """A removal: a ``dsn.masking.state.removal.Removal``. Nothing else of the tasks is left."""
+
+    tasks: list[int]
+    unread: list[int]
+    """tasks that read features of them; their accuracies were measured anew"""
+    redrawn: int
+    """weights and biases with values from the seed"""
+    shared: int
+    """that they had trained and others keep, since they need them"""
+
+
 class Seal(Part):
     """Digests of the run's files, see :mod:`dsn.experiment.result.seal`."""
 
@@ -164,6 +176,8 @@ class Result(Part):
     """None in files written before it was measured"""
     certificate: list[Row] | None = None
     """one row a task; None in older files, and where the strategy has no masks over neurons"""
+    forgotten: list[Forgotten] = Field(default_factory=list)
+    """what was removed from the finished run, in order"""
     timings: Timings
     environment: dict[str, Any]
     seal: Seal | None = None

@@ -17,6 +17,7 @@ from dsn.masking import MaskedModel
 from dsn.masking.state.fingerprint import Fingerprints
 from dsn.storage import first_difference
 
+from ..config.experiment import Config
 from ..config.machine import environment
 from .certificate import Verdict, judge, row_of, unfit_rows
 from .files import MODEL, is_whole, model_of, read_model, threads
@@ -94,11 +95,7 @@ def verify(folder: Path) -> Verification:
     rows = result.certificate or []
     if (why := unfit_rows(rows, model.committed)) is not None:
         return Verification([], [*found, f"{RESULT}: the certificate does not fit: {why}"], [], unchecked)
-    device = _device(result.environment)
-    with threads(config.threads), _deterministic():
-        model.to(device)
-        if config.train.channels_last:
-            model.to(memory_format=torch.channels_last)
+    with as_it_ran(result, config, model) as device:
         now: Row = row_of(Fingerprints(model))
         elsewhere = differences(result.environment, environment(device))
     verdicts = judge(rows, now, result.transfers, same_machine=not elsewhere)
@@ -141,6 +138,17 @@ def _other_use(result: Result, model: MaskedModel) -> list[str]:
         for task in here
         if said[task] != here[task]
     ]
+
+
+@contextmanager
+def as_it_ran(result: Result, config: Config, model: MaskedModel) -> Iterator[torch.device]:
+    """For a while ``model`` computes as it did in the run, as far as this machine can; yields its device."""
+    device = _device(result.environment)
+    with threads(config.threads), _deterministic():
+        model.to(device)
+        if config.train.channels_last:
+            model.to(memory_format=torch.channels_last)
+        yield device
 
 
 def _device(there: dict[str, Any]) -> torch.device:
