@@ -76,9 +76,9 @@ def _build_backbone(config: Backbone, sample_shape: torch.Size) -> tuple[nn.Modu
             f"{sample_shape.numel()}: set stream.flatten: false, or take the backbone mlp"
         )
     if isinstance(config, ZooConfig):
-        channels = {"in_chans": sample_shape[0]} if sample_shape[0] != 3 else {}
+        given = {"in_chans": sample_shape[0]} if sample_shape[0] != 3 else {}
         zoo = backbones.timm_model if isinstance(config, TimmConfig) else backbones.torchvision_model
-        chosen = channels | config.options if isinstance(config, TimmConfig) else config.options
+        chosen = given | config.options if isinstance(config, TimmConfig) else config.options
         try:
             return zoo(config.model, config.pretrained, config.weights, **chosen)
         except InputError:

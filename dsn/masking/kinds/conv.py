@@ -42,8 +42,9 @@ class Convolution(LayerKind):
 
 def is_depthwise(module: nn.Module) -> bool:
     """Whether it is a convolution whose channel j is made of input j alone."""
-    exactly = type(module) in (nn.Conv1d, nn.Conv2d)
-    return exactly and module.in_channels == module.out_channels == module.groups  # type: ignore[union-attr]
+    if type(module) not in (nn.Conv1d, nn.Conv2d):
+        return False
+    return module.in_channels == module.out_channels == module.groups
 
 
 CONVOLUTION = Convolution()
