@@ -10,6 +10,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
+from typing import Any
 
 import torch
 import torchvision
@@ -30,7 +31,7 @@ TIMM = (
 def networks() -> Iterator[tuple[str, Callable[[], tuple[nn.Module, str | None]]]]:
     """(name, builder of the network and the path of its head)."""
     for name in torchvision.models.list_models(module=torchvision.models):
-        options = {"aux_logits": False, "init_weights": False} if name in AUXILIARY else {}
+        options: dict[str, Any] = {"aux_logits": False, "init_weights": False} if name in AUXILIARY else {}
         yield f"torchvision {name}", partial(backbones.torchvision_model, name, **options)
     try:
         import timm

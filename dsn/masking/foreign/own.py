@@ -38,6 +38,7 @@ class OwnModule(TaskNorm):
     def grow(self, by: int) -> None:
         """Give the wrapped model's own depthwise convolution ``by`` channels more; others never change."""
         convolution = self.original
+        assert is_depthwise(convolution)
         more = copy.deepcopy(convolution)
         more.weight = nn.Parameter(convolution.weight.new_empty(by, *convolution.weight.shape[1:]))
         if convolution.bias is not None:
