@@ -42,6 +42,11 @@ def test_the_examples_of_contributing_run_one_after_the_other(names_left_as_they
     assert len(examples) >= 4
 
 
+def test_text_and_sound_are_learnt_as_the_document_says() -> None:
+    [block] = blocks(ROOT / "docs" / "backbones.md")
+    exec(compile(block, "backbones.md", "exec"), {"__name__": "backbones"})
+
+
 def test_what_the_documents_import_is_there() -> None:
     found = [block for path in (ROOT / "docs").glob("*.md") for block in blocks(path)]
     for block in found:

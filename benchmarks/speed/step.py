@@ -34,6 +34,8 @@ BACKBONES: dict[str, Callable[[], nn.Module]] = {
     "alexnet": lambda: backbones.alexnet(hidden=2048),
     "small_cnn": lambda: backbones.small_cnn(width=16),
     "mlp": lambda: backbones.mlp(3 * 32 * 32, widths=(400, 400)),
+    "vit": lambda: backbones.vit(),
+    "mobilenet": lambda: backbones.mobilenet(width=0.5),
 }
 
 

@@ -34,11 +34,12 @@ class Neurons:
 def neurons(model: MaskedModel) -> dict[int, dict[str, Neurons]]:
     """Counts for every committed task and masked layer: ``neurons(model)[task][layer]``."""
     counts: dict[int, dict[str, Neurons]] = {}
-    used: dict[str, Tensor] = {}
+    # none, but those of a pretrained backbone
+    used: dict[str, Tensor] = {path: gate.used(0) for path, gate in model.gates_by_path.items()}
     for task in model.committed:
         counts[task] = {}
         for layer, mask in model.masks(task).items():
-            before = _widened(used.get(layer, mask.new_zeros(0)), len(mask))
+            before = _widened(used[layer][: len(mask)], len(mask))
             after = before | mask
             counts[task][layer] = Neurons(
                 active=int(mask.sum()),

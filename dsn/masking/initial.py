@@ -141,6 +141,15 @@ def edges(widths: Mapping[str, float], fans: Fans) -> float:
     return total
 
 
+def edges_each(widths: Mapping[str, float], fans: Fans, before: Widths) -> dict[str, float]:
+    """Weights of that many neurons, by layer, with layers before them of ``before`` neurons."""
+    found, last = {}, 1
+    for path, width in widths.items():
+        found[path] = last * fans[path] * width
+        last = before[path]
+    return found
+
+
 def split(used: Tensor, width: int, reuse: float) -> Tensor:
     """Bool [n]: ``width`` random neurons, the share ``reuse`` of them from ``used``, as far as there are."""
     most = int(used.sum())

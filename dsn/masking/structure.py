@@ -131,11 +131,11 @@ class Structure(nn.Module):
         return next(self.backbone.parameters()).dtype
 
     def _register_hooks(self) -> list[Any]:
-        # layers whose gates multiply their weights while training: those on maps that no norm follows
+        # layers whose gates multiply their weights in training: those on maps or tokens that no norm follows
         self._foldable = [
             path
-            for path, layer in self.layer_modules()
-            if layer_kind(layer).on_maps and self.norm_of[path] is None and path not in self.whole_rows
+            for path in self.gates_by_path
+            if self._at_many_places(path) and self.norm_of[path] is None and path not in self.whole_rows
         ]
         handles = []
         for path, layer in self.layer_modules():
@@ -148,6 +148,10 @@ class Structure(nn.Module):
             module, gate = self.backbone.get_submodule(follower.site), self.gates_by_path[follower.leader]
             handles.append(module.register_forward_hook(gate.gate_follower))
         return handles
+
+    def _at_many_places(self, path: str) -> bool:
+        """Whether a neuron of layer ``path`` is a map, or a number a token, in the recorded pass."""
+        return layer_kind(self.layer(path)).on_maps or any(len(size) > 0 for size in self.map_sizes[path])
 
     def open_plainly(self) -> None:
         """Make the backbone compute as it stands: no gates, its own norms."""

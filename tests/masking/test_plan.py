@@ -2,11 +2,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor, nn
 
-from dsn import InputError
+from dsn import InputError, backbones, mask_neurons
 from dsn.masking.gates import within_budget
 from dsn.masking.initial import edges, fans_of
-from dsn.masking.plan import fresh_neurons, planned_widths
+from dsn.masking.plan import always_live, fresh_neurons, planned_widths
+from dsn.masking.reach import needed_inputs
+from tests.masking.test_wrapping import Free
 from tests.nets import NETS, learn, logits, make, same
 
 PLAN = 3
@@ -36,7 +39,7 @@ def test_a_plan_holds_and_nothing_is_forgotten(net: str) -> None:
     model, x = make(net)
     before: dict[int, torch.Tensor] = {}
     for task in range(PLAN):
-        planned = planned_widths(model.layers, fans_of(model), task, PLAN)
+        planned = planned_widths(model.layers, fans_of(model), task, PLAN, always_live(model))
         room = fresh_neurons(model, PLAN)
         learn(model, x, task, planned_tasks=PLAN)
         used = model.used()
@@ -47,6 +50,39 @@ def test_a_plan_holds_and_nothing_is_forgotten(net: str) -> None:
             assert int(used[path].sum()) <= planned[path] + task + 1
         assert same(before, logits(model, x))
         before = logits(model, x)
+
+
+def prenorm() -> nn.Module:
+    """Residual blocks behind free norms: every input of ``up`` is live whatever is masked."""
+
+    def forward(s: nn.Module, x: Tensor) -> Tensor:
+        h = s.embed(x)
+        for up, down, norm in ((s.up1, s.down1, s.norm1), (s.up2, s.down2, s.norm2)):
+            h = h + down(torch.relu(up(norm(h))))
+        return h
+
+    return Free(
+        forward,
+        embed=nn.Linear(8, 60),
+        **{f"up{i}": nn.Linear(60, 90) for i in (1, 2)},
+        **{f"down{i}": nn.Linear(90, 60) for i in (1, 2)},
+        **{f"norm{i}": nn.LayerNorm(60) for i in (1, 2)},
+    )
+
+
+@pytest.mark.filterwarnings("ignore:task .* no free neuron")
+@pytest.mark.parametrize("build", [prenorm, lambda: nn.Sequential(backbones.mlp(8, (90, 90, 90)))])
+def test_tasks_keep_even_shares_of_the_weights_also_where_inputs_are_always_live(build) -> None:
+    torch.manual_seed(0)
+    model = mask_neurons(build(), example_input=torch.zeros(1, 8))
+    for task in range(3):
+        model.add_task(2, task, planned_tasks=3)
+        model.commit(task)
+        needed, kept, total = needed_inputs(model), 0, 0
+        for path, layer in model.layer_modules():
+            kept += int(model.used()[path].sum()) * int(needed[path].sum())
+            total += layer.weight.numel()
+        assert abs(kept / total - (task + 1) / 3) < 0.02
 
 
 def test_without_a_plan_more_is_taken() -> None:

@@ -76,11 +76,11 @@ def _build_backbone(config: Backbone, sample_shape: torch.Size) -> tuple[nn.Modu
             f"{sample_shape.numel()}: set stream.flatten: false, or take the backbone mlp"
         )
     if isinstance(config, ZooConfig):
-        given = {"in_chans": sample_shape[0]} if sample_shape[0] != 3 else {}
-        zoo = backbones.timm_model if isinstance(config, TimmConfig) else backbones.torchvision_model
-        chosen = given | config.options if isinstance(config, TimmConfig) else config.options
+        of_timm = isinstance(config, TimmConfig)
+        zoo = backbones.timm_model if of_timm else backbones.torchvision_model
+        taken = {"in_chans": sample_shape[0]} if of_timm and sample_shape[0] != 3 else {}
         try:
-            return zoo(config.model, config.pretrained, config.weights, **chosen)
+            return zoo(config.model, config.pretrained, config.weights, **taken | config.options)
         except InputError:
             raise
         except (TypeError, ValueError) as error:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -37,7 +37,8 @@ class OwnModule(TaskNorm):
     @torch.no_grad()
     def grow(self, by: int) -> None:
         """Give the wrapped model's own depthwise convolution ``by`` channels more; others never change."""
-        convolution = cast(nn.Conv2d, self.original)
+        convolution = self.original
+        assert is_depthwise(convolution)
         more = copy.deepcopy(convolution)
         more.weight = nn.Parameter(convolution.weight.new_empty(by, *convolution.weight.shape[1:]))
         if convolution.bias is not None:
@@ -50,7 +51,6 @@ class OwnModule(TaskNorm):
 
     def fit(self, norm: nn.Module) -> None:
         if is_depthwise(norm):
-            norm = cast(nn.Conv2d, norm)
             norm.in_channels = norm.out_channels = norm.groups = len(norm.weight)
 
 

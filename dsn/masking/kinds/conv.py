@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TypeGuard
+
 import torch
 from torch import Tensor, nn
 
@@ -40,11 +42,10 @@ class Convolution(LayerKind):
         return layer.groups == 1
 
 
-def is_depthwise(module: nn.Module) -> bool:
+def is_depthwise(module: nn.Module) -> TypeGuard[Conv]:
     """Whether it is a convolution whose channel j is made of input j alone."""
-    if type(module) not in (nn.Conv1d, nn.Conv2d):
-        return False
-    return module.in_channels == module.out_channels == module.groups
+    exactly = isinstance(module, Conv) and type(module) in (nn.Conv1d, nn.Conv2d)
+    return exactly and module.in_channels == module.out_channels == module.groups
 
 
 CONVOLUTION = Convolution()
