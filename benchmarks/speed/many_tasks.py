@@ -1,9 +1,9 @@
 """What a run costs as its tasks become many: `python -m benchmarks.speed.many_tasks`.
 
-Runs of scikit-learn's digits, their pixels in a new order for each task, with transfer and a certificate, each
-in a process of its own. Printed for each number of tasks: seconds of a task (mean of the last ten) to train and
-end, and to evaluate; of the whole run; the process's peak memory; a checkpoint's size and seconds at the end of
-learning; the size of `result.json` and of the model.
+Runs of scikit-learn digits, their pixels in a new order for each task, with transfer and a certificate, each
+in a process of its own. Printed for each number of tasks: seconds of a task (mean of the last ten) to train,
+its end included, and to evaluate; of the whole run; the process's peak memory; a checkpoint's size and
+seconds when all is learnt; the size of `result.json` and of the model.
 """
 
 from __future__ import annotations

@@ -28,7 +28,15 @@ CONFIG = {
 }
 RUNS = 9
 SECONDS = 900
+DRIVERS = []
 TIMES = ("timings", "environment", "seal", "resources", "checkpoint")
+
+
+@pytest.fixture(autouse=True)
+def no_driver_outlives_its_test():
+    yield
+    while DRIVERS:
+        DRIVERS.pop().kill()
 
 
 @pytest.fixture(scope="module")
@@ -59,13 +67,16 @@ def started(config, out, environment, *more):
     ]
     out.parent.mkdir(exist_ok=True)
     with (out.parent / "driver.log").open("a") as log:
-        return subprocess.Popen(
-            [sys.executable, str(ROOT / "run.py"), *words, "--out", str(out), *more],
-            env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
-            cwd=out.parent,
-            stdout=log,
-            stderr=log,
+        DRIVERS.append(
+            process := subprocess.Popen(
+                [sys.executable, str(ROOT / "run.py"), *words, "--out", str(out), *more],
+                env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+                cwd=out.parent,
+                stdout=log,
+                stderr=log,
+            )
         )
+    return process
 
 
 def found_in(out):
@@ -111,7 +122,7 @@ def test_on_slurm_a_killed_driver_a_lost_node_and_a_more_urgent_job_change_nothi
             return subprocess.run(command, env=environment, capture_output=True, text=True).stdout
 
         def jobs():
-            return ask("squeue", "-h", "-r", "-t", "all", "-o", "%i").split()
+            return sorted(ask("squeue", "-h", "-r", "-t", "all", "-o", "%i").split())
 
         driver = started(config, out, servers.environment, "--engine", "slurm")
         until(lambda: going(out), "a checkpoint", SECONDS)
