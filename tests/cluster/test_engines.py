@@ -55,16 +55,7 @@ def here(config, tmp_path_factory):
 
 
 def started(config, out, environment, *more):
-    words = [
-        "compare",
-        str(config),
-        "--strategies",
-        "dsn,naive,independent",
-        "--seeds",
-        "0,1,2",
-        "--out",
-        str(out),
-    ]
+    words = ["compare", str(config), "--strategies", "dsn,naive,independent", "--seeds", "0,1,2"]
     out.parent.mkdir(exist_ok=True)
     with (out.parent / "driver.log").open("a") as log:
         DRIVERS.append(
