@@ -1,5 +1,6 @@
 """The accuracy matrix and its metrics for any Avalanche strategy, as a PluginMetric."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,16 @@ class TransferMetrics(PluginMetric[dict[str, float | None]]):
         self.reset()
         self.order = list(state["order"][:tasks])
         self._accuracy = {(row, label): value for row, label, value in state["accuracy"]}
+
+    def carry_over(self, labels: Iterable[int]) -> set[int]:
+        """Take the accuracies of the tasks ``labels`` from the row before into the next; those that had one.
+
+        For tasks whose answers have not changed since, so that they need not be evaluated again.
+        """
+        row = len(self.order) - 1
+        carried = {label for label in labels if (row - 1, label) in self._accuracy}
+        self._accuracy |= {(row, label): self._accuracy[row - 1, label] for label in carried}
+        return carried
 
     @property
     def matrix(self) -> Matrix:

@@ -35,29 +35,12 @@ class ProtectedWeights:
     @torch.no_grad()
     def __init__(self, model: Computes, before: int | None = None) -> None:
         self._lock = model.lock  # between the step and the putting back, no thread may compute
-        used = model.used(before)
+        layers = dict(model.layer_modules())
         self._kept: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
-        if model.edges is not None:
-            self._keep_rows(model, used, model.learning if before is None else before)
-            return
-        if not any(bool(mask.any()) for mask in used.values()):
-            return
-        inputs = needed_inputs(model, before)
-        for path, layer in model.layer_modules():
-            self._keep(layer.weight, layer_kind(layer).block(layer.weight, used[path], inputs[path]))
-            if layer.bias is not None:
-                self._keep(layer.bias, used[path])
-
-    def _keep_rows(self, model: Computes, used: dict[str, torch.Tensor], task: int | None) -> None:
-        """Keep all rows but those that ``task`` owns; where no task learns, all that are owned."""
-        assert model.edges is not None
-        for path, layer in model.layer_modules():
-            rows = used[path] if task is None else ~model.edges.learning_rows(model, path, task)
-            self._keep(layer.weight, per_neuron(rows, layer.weight))
-
-    def _keep(self, parameter: torch.Tensor, block: torch.Tensor) -> None:
-        protected = torch.empty_like(parameter, dtype=torch.bool, requires_grad=False).copy_(block)
-        self._kept.append((parameter, protected, parameter.detach().clone()))
+        for name, protected in protected_places(model, before).items():
+            path, _, kind = name.rpartition(".")
+            parameter: torch.Tensor = getattr(layers[path], kind)
+            self._kept.append((parameter, protected, parameter.detach().clone()))
 
     def __enter__(self) -> ProtectedWeights:
         self._lock.__enter__()
@@ -70,3 +53,31 @@ class ProtectedWeights:
                 torch.where(protected, kept, weight, out=weight)
         finally:
             self._lock.__exit__()
+
+
+@torch.no_grad()
+def protected_places(model: Computes, before: int | None = None) -> dict[str, torch.Tensor]:
+    """Which values of each weight and bias are protected, by name: bool, shaped as they are.
+
+    ``before``: as in :class:`ProtectedWeights`. Empty where nothing is.
+    """
+    used = model.used(before)
+    if model.edges is None and not any(bool(mask.any()) for mask in used.values()):
+        return {}
+    found = {}
+    inputs = {} if model.edges is not None else needed_inputs(model, before)
+    task = model.learning if before is None else before
+    for path, layer in model.layer_modules():
+        if model.edges is not None:  # all rows but those that the task owns; where none learns, all owned
+            rows = used[path] if task is None else ~model.edges.learning_rows(model, path, task)
+            found[f"{path}.weight"] = _as(layer.weight, per_neuron(rows, layer.weight))
+            continue
+        block = layer_kind(layer).block(layer.weight, used[path], inputs[path])
+        found[f"{path}.weight"] = _as(layer.weight, block)
+        if layer.bias is not None:
+            found[f"{path}.bias"] = _as(layer.bias, used[path])
+    return found
+
+
+def _as(parameter: torch.Tensor, block: torch.Tensor) -> torch.Tensor:
+    return torch.empty_like(parameter, dtype=torch.bool, requires_grad=False).copy_(block)

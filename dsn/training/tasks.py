@@ -77,6 +77,7 @@ class TaskByTask(Phases):
         self.schedule = schedule
         self.groups = ParameterGroups(optimizer, model)
         self._begun: Before | None = None
+        self._there: nn.Module | None = None
         self._losses = Losses()
 
     def train(self, experiences: Any, eval_streams: Any = None, **kwargs: Any) -> Any:
@@ -111,6 +112,17 @@ class TaskByTask(Phases):
             )
         return task
 
+    def eval(self, exp_list: Any, **kwargs: Any) -> Any:
+        """Avalanche's; the model is moved to the device once, not for each experience."""
+        self._there = None
+        return super().eval(exp_list, **kwargs)
+
     def model_adaptation(self, model: nn.Module | None = None) -> nn.Module:
-        """The model as it is: tasks are added in training alone, so evaluating has no side effects."""
-        return (self.model if model is None else model).to(self.device)
+        """The model as it is: tasks are added in training alone, so evaluating has no side effects.
+
+        Moving walks through all that every task has; an evaluation of T tasks does it once.
+        """
+        model = self.model if model is None else model
+        if self._there is not model:
+            self._there = model.to(self.device)
+        return self._there

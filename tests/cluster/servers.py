@@ -70,6 +70,8 @@ class Servers:
     def kill(self, node: str) -> None:
         """Let ``node`` go down at once, with all that runs on it."""
         kill_tree(self.nodes.pop(node))
+        for job in _jobs_of_slurm(node, self.environment.get("SLURM_CONF")):
+            kill_tree(job)
 
 
 def has_ray() -> bool:
@@ -194,6 +196,22 @@ def kill_tree(pid: int) -> None:
                 found.send_signal(signal.SIGKILL)
         with suppress(psutil.TimeoutExpired):
             process.wait(10)
+
+
+def _jobs_of_slurm(node: str, conf: str | None) -> list[int]:
+    """The processes of jobs on a node of SLURM with the configuration ``conf``."""
+    import psutil
+
+    found = set()
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            environment = process.environ()
+            if conf is not None and (environment.get("SLURMD_NODENAME"), environment.get("SLURM_CONF")) == (
+                node,
+                conf,
+            ):
+                found |= {process.pid, *(p.pid for p in process.parents() if p.name() == "slurmstepd")}
+    return sorted(found)
 
 
 def until(done, what: str, seconds: float = UP_SECONDS) -> None:

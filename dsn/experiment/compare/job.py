@@ -23,6 +23,8 @@ class RunJob(Job):
 
 @dataclass(frozen=True)
 class TrialJob(Job):
-    """A trial on the first ``tasks`` tasks; its value is the accuracy."""
+    """Trial ``number`` with one ``seed``, on the first ``tasks`` tasks; its value is the accuracy."""
 
     tasks: int
+    number: int
+    seed: int

@@ -2,7 +2,8 @@
 
 The search is optuna's TPE (Bergstra et al. 2011). Its sampler is seeded anew for each trial from the trial's
 number, and is told all trials before: so a search that was stopped goes on as if it had not been, and the
-order in which strategies take turns does not matter. The first trial is the config as it is.
+order in which strategies take turns does not matter. The first trial is the config as it is. TPE looks at
+others from its eleventh on: the first ten can be made at once, and so can all seeds of a trial.
 """
 
 import json
@@ -26,6 +27,8 @@ from .comparison import Trial, Tuning
 from .job import TRIAL, TrialJob
 from .spaces import Space, lies_in, put_values, rounded, space_of, value_at, with_values
 
+AT_ONCE = 10
+"""trials of a search that depend on no other: optuna's ``n_startup_trials``"""
 TRIALS: TypeAdapter[list[Trial]] = TypeAdapter(list[Trial])
 
 
@@ -45,8 +48,10 @@ class Search:
     wanted: int
     seeds: list[int]
     trials: list[Trial] = field(default_factory=list)
-    outcomes: list[Outcome] = field(default_factory=list)
-    """of the trial that is being made, a seed each"""
+    outcomes: dict[int, dict[int, Outcome]] = field(default_factory=dict)
+    """of the trials that are being made, by number and seed"""
+    begun: int = 0
+    """how many trials were handed out, or are there"""
 
     def __post_init__(self) -> None:
         seeded = self.config.model_copy(update={"seed": self.seeds[0]})
@@ -68,12 +73,13 @@ class Search:
         self.trials = trials[: self.wanted]
         return None
 
-    def next_job(self) -> TrialJob | None:
-        """The next trial with its next seed; None when all are made."""
-        if len(self.trials) >= self.wanted:
-            return None
-        number = len(self.trials)
-        seed = self.seeds[len(self.outcomes)]
+    def next_jobs(self) -> list[TrialJob]:
+        """The trials that can begin now, each with all its seeds."""
+        first = max(self.begun, len(self.trials))
+        self.begun = max(first, min(self.wanted, max(AT_ONCE, len(self.trials) + 1)))
+        return [self._job(number, seed) for number in range(first, self.begun) for seed in self.seeds]
+
+    def _job(self, number: int, seed: int) -> TrialJob:
         tried = with_values(self.config, {**self.suggest(number), "seed": seed})
         name, file = f"{self.config.strategy} trial {number + 1}/{self.wanted}", f"trial{number + 1}"
         if len(self.seeds) > 1:
@@ -84,6 +90,8 @@ class Search:
             log=self.path.with_name(f"{self.config.strategy}-{file}.log"),
             call=TRIAL,
             tasks=self.tasks,
+            number=number,
+            seed=seed,
         )
 
     def suggest(self, number: int) -> dict[str, Any]:
@@ -91,29 +99,36 @@ class Search:
         if number == 0:
             return {key: value_at(self.config, key) for key in self.space}
         seed = int(np.random.SeedSequence([self.seeds[0], number]).generate_state(1)[0])
-        sampler = optuna.samplers.TPESampler(seed=seed)
+        sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=AT_ONCE)
         study = optuna.create_study(direction="maximize", sampler=sampler)
         study.add_trials([self._known(trial) for trial in self.trials[:number]])
         asked = study.ask(dict(self.space))
         return {key: rounded(self.space[key], asked.params[key]) for key in self.space}
 
-    def add(self, outcome: Outcome) -> Trial | None:
-        """Keep how a job of the next trial ended; the trial, once it has: with its last seed, or failed."""
-        self.outcomes.append(outcome)
-        if outcome.error is None and len(self.outcomes) < len(self.seeds):
+    def add(self, job: TrialJob, outcome: Outcome) -> Trial | None:
+        """Keep how a job ended; its trial, once all its seeds have. The file has those before any gap."""
+        self.outcomes.setdefault(job.number, {})[job.seed] = outcome
+        ended = self._ended(job.number)
+        while (trial := self._ended(len(self.trials))) is not None:
+            del self.outcomes[len(self.trials)]
+            self.trials.append(trial)
+            kept = {"key": self.key, "trials": TRIALS.dump_python(self.trials, mode="json")}
+            write_whole(self.path, json.dumps(kept, indent=2, allow_nan=False) + "\n")
+        return ended
+
+    def _ended(self, number: int) -> Trial | None:
+        """Trial ``number`` where all its seeds have ended; one that failed with any has failed."""
+        outcomes = self.outcomes.get(number, {})
+        if len(outcomes) < len(self.seeds):
             return None
-        accuracies = [done.value for done in self.outcomes if done.value is not None]
-        trial = Trial(
-            values=self.suggest(len(self.trials)),
-            accuracy=sum(accuracies) / len(accuracies) if outcome.error is None else None,
-            seconds=sum(done.seconds for done in self.outcomes),
-            error=outcome.error,
+        done = [outcomes[seed] for seed in self.seeds]
+        error = next((one.error for one in done if one.error is not None), None)
+        return Trial(
+            values=self.suggest(number),
+            accuracy=sum(one.value for one in done) / len(done) if error is None else None,
+            seconds=sum(one.seconds for one in done),
+            error=error,
         )
-        self.outcomes.clear()
-        self.trials.append(trial)
-        kept = {"key": self.key, "trials": TRIALS.dump_python(self.trials, mode="json")}
-        write_whole(self.path, json.dumps(kept, indent=2, allow_nan=False) + "\n")
-        return trial
 
     @property
     def chosen(self) -> dict[str, Any] | None:
@@ -155,22 +170,23 @@ def search_all(
     do: Callable[[list[Job], Callable[[Job, Outcome], list[Job]]], Any],
     told: Callable[[Job, Trial], Any],
 ) -> None:
-    """Make the missing trials of all searches; those of one search follow each other."""
+    """Make the missing trials of all searches, as many at once as do not depend on each other."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    waiting = {job.log: search for search in searches if (job := search.next_job()) is not None}
-    first: list[Job] = [job for search in waiting.values() if (job := search.next_job()) is not None]
+    waiting: dict[Job, Search] = {}
+
+    def begin(search: Search) -> list[Job]:
+        jobs = search.next_jobs()
+        waiting.update(dict.fromkeys(jobs, search))
+        return list(jobs)
 
     def ended(job: Job, outcome: Outcome) -> list[Job]:
-        search = waiting.pop(job.log)
-        if (trial := search.add(outcome)) is not None:
+        assert isinstance(job, TrialJob)
+        search = waiting.pop(job)
+        if (trial := search.add(job, outcome)) is not None:
             told(job, trial)
-        following = search.next_job()
-        if following is None:
-            return []
-        waiting[following.log] = search
-        return [following]
+        return begin(search)
 
-    do(first, ended)
+    do([job for search in searches for job in begin(search)], ended)
 
 
 def write_tuned(file: Path, config: Path, command: str, searches: Iterable[Search]) -> None:

@@ -30,6 +30,14 @@ def row_of(fingerprints: Fingerprints) -> Row:
     )
 
 
+def unchanged(*rows: Row) -> list[int]:
+    """The tasks that have the same fingerprints in two rows that follow each other; none for fewer rows."""
+    if len(rows) < 2:
+        return []
+    before, now = (list(zip(row.tasks, row.weights, row.reads, row.logits, strict=True)) for row in rows)
+    return [one[0] for one, other in zip(before, now, strict=False) if one == other]
+
+
 @dataclass(frozen=True)
 class Verdict:
     """What became of ``task``; ``reason`` says more, where there is more to say."""

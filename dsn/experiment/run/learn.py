@@ -16,7 +16,7 @@ from dsn.baselines import masked_model_memory
 from dsn.evaluation.metrics import Matrix
 from dsn.evaluation.plugin import TransferMetrics, close_logs, evaluator
 from dsn.masking import MaskedModel
-from dsn.masking.state.fingerprint import Fingerprints
+from dsn.masking.state.carried import CarriedFingerprints
 
 from ..base.console import say
 from ..config.experiment import Config, EvaluationConfig
@@ -94,7 +94,7 @@ def _follow(course: Course, session: Session) -> None:
     benchmark, strategy = session.benchmark, course.strategy
     ahead = 1 if session.config.evaluation.random else 0  # forward transfer looks at the next task too
     model = masked(strategy)
-    row: Callable[[], Row] | None = None if model is None else partial(row_of, Fingerprints(model))
+    row: Callable[[], Row] | None = None if model is None else partial(row_of, CarriedFingerprints(model))
     show_topology = TopologyLines(session.console, strategy.model, session.verbose)
     while course.place.task < session.tasks:
         task = course.place.task

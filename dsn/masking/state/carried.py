@@ -1,0 +1,92 @@
+"""Fingerprints after each of many tasks, at the cost of one hash over what all tasks share.
+
+A task's answers depend on weights and biases that earlier tasks need, which lie in one union for all of them,
+and on small parts of its own: masks, head, norm state, what it reads, bits of edges. Where the union is what
+it was, and so are a task's own parts and those of the tasks that it reads, its fingerprint is carried over.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from ...storage import add_tensor
+from ..layers import evaluating
+from ..protection import protected_places
+from ..records import Lateral
+from .fingerprint import Fingerprint, Fingerprints
+
+
+class CarriedFingerprints(Fingerprints):
+    """As :class:`Fingerprints`, which it equals; those of tasks that did not change are not made again."""
+
+    _known: dict[int, tuple[tuple[str, ...], Fingerprint]] | None = None
+    _union: tuple[dict[str, torch.Size], dict[str, Tensor], str] | None = None
+
+    def of(self, *tasks: int) -> list[Fingerprint]:
+        """The fingerprints of ``tasks`` as they are now."""
+        with evaluating(self.model):
+            known = self._known if self._known is not None and self._is_as_it_was() else {}
+            parts = {task: self._parts(task) for task in self.model.committed}
+            found = {}
+            for task in tasks:
+                own = (parts[task], *(parts[source] for source in self._sources(task)))
+                before = known.get(task)
+                found[task] = (own, before[1] if before and before[0] == own else self._one(task))
+            self._known = known | found
+            places = protected_places(self.model)
+            self._union = self._shapes(), places, self._hash_of(places)
+        return [found[task][1] for task in tasks]
+
+    def _is_as_it_was(self) -> bool:
+        """Whether what the tasks needed at the last call is the same, in a network of the same size."""
+        if self._union is None or self._union[0] != self._shapes():
+            return False
+        _, places, digest = self._union
+        return self._hash_of(places) == digest
+
+    def _shapes(self) -> dict[str, torch.Size]:
+        return {name: value.shape for name, value in self._shared().items()}
+
+    def _shared(self) -> dict[str, Tensor]:
+        """Weights and biases of the masked layers."""
+        found = {}
+        for path, layer in self.model.layer_modules():
+            found[f"{path}.weight"] = layer.weight
+            if layer.bias is not None:
+                found[f"{path}.bias"] = layer.bias
+        return found
+
+    def _hash_of(self, places: dict[str, Tensor]) -> str:
+        """A hash of the shared values at ``places``, on this device."""
+        digest = hashlib.sha256(f"{self.model.device} {self.model.dtype}".encode())
+        shared = self._shared()
+        for name, place in places.items():
+            add_tensor(digest, shared[name][place])
+        return digest.hexdigest()
+
+    def _parts(self, task: int) -> str:
+        """A hash of what belongs to ``task`` alone."""
+        model = self.model
+        found = {f"mask.{path}": mask for path, mask in model.open_neurons(task).items()}
+        found |= {f"head.{name}": value for name, value in model.heads[str(task)].named_parameters()}
+        found |= {f"reads.{name}": value for name, value in model.lateral_heads(task).named_buffers()}
+        for number, norm in enumerate(model.norms()):
+            state = norm.of(task)
+            for name, value in [*state.named_parameters(), *state.named_buffers()]:
+                found[f"norm.{number}.{name}"] = value
+        if model.edges is not None:
+            for path, edges in model.edges.by_path():
+                values = [*edges.of(task), edges.bits.get(str(task))]
+                found |= {f"edges.{path}.{n}": value for n, value in enumerate(values) if value is not None}
+        digest = hashlib.sha256()
+        for name, value in found.items():
+            digest.update(name.encode())
+            add_tensor(digest, value)
+        return digest.hexdigest()
+
+    def _sources(self, task: int) -> list[int]:
+        return [cast(Lateral, lateral).source_task for lateral in self.model.lateral_heads(task)]

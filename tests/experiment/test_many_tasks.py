@@ -1,0 +1,73 @@
+"""What must not grow with the number of tasks, in a run."""
+
+import json
+from collections import Counter
+
+import pytest
+
+from dsn import MaskedModel
+from dsn.experiment.config.experiment import Config
+from dsn.experiment.result.certificate import unchanged
+from dsn.experiment.result.result import Row
+from dsn.experiment.run import course as course_module
+from dsn.experiment.run.run import run
+from dsn.training.loading import Loading
+
+TASKS = 5
+CONFIG = {
+    "stream": {"name": "split_digits", "tasks": TASKS, "train_per_class": 25, "validation": 0.2},
+    "backbone": {"name": "mlp", "widths": [24, 16]},
+    "train": {"epochs": 3, "batch_size": 8, "lr": 0.1, "momentum": 0.9},
+    "threads": 1,
+    "device": "cpu",
+}
+
+
+def learnt(folder, **more):
+    result, _ = run(Config.model_validate({**CONFIG, **more}), folder)
+    values = json.loads(result.model_dump_json())
+    for name in ("timings", "environment", "seal"):
+        values.pop(name)
+    return values
+
+
+@pytest.mark.parametrize("more", [{}, {"evaluation": {"random": True}}, {"transfer": {"tasks": 0}}])
+def test_a_task_is_evaluated_again_just_where_its_answers_changed(
+    tmp_path, monkeypatch, quick_pictures, more
+):
+    evaluated = Counter()
+    load = Loading.make_eval_dataloader
+
+    def counted(self, **kwargs):
+        if self.experience.origin_stream.name == "test":
+            evaluated[self.experience.current_experience] += 1
+        load(self, **kwargs)
+
+    monkeypatch.setattr(Loading, "make_eval_dataloader", counted)
+    carried = learnt(tmp_path / "carried", **more)
+    ahead = 2 if "evaluation" in more else 0
+    accepted = Counter(transfer["task"] for transfer in carried["transfers"] if transfer["accepted"])
+    for task in range(TASKS):
+        assert evaluated[task] == 1 + accepted[task] + (ahead if task else ahead // 2)
+    monkeypatch.setattr(course_module, "unchanged", lambda *_rows: [])
+    assert learnt(tmp_path / "whole", **more) == carried
+
+
+def test_an_evaluation_moves_the_model_once_however_many_tasks_it_has(tmp_path, monkeypatch, quick_pictures):
+    moved = []
+    move = MaskedModel.to
+    monkeypatch.setattr(MaskedModel, "to", lambda self, *a, **k: moved.append(self) or move(self, *a, **k))
+    monkeypatch.setattr(course_module, "unchanged", lambda *_rows: [])  # all tasks are evaluated each time
+    learnt(tmp_path / "run", transfer={"tasks": 0, "forward": 0})
+    assert len(moved) < 5 * TASKS
+
+
+def row(tasks, logits):
+    same = ["a"] * len(tasks)
+    return Row(tasks=tasks, weights=same, reads=same, logits=logits, levels=[0.0] * len(tasks))
+
+
+def test_what_is_unchanged_has_the_same_hashes_in_two_rows():
+    first, second = row([3, 0], ["x", "y"]), row([3, 0, 1], ["x", "z", "y"])
+    assert unchanged(first, second) == [3] and unchanged(first, first) == [3, 0]
+    assert unchanged() == unchanged(first) == []
