@@ -53,8 +53,10 @@ class ClassSplitConfig(StreamConfig):
     """Fields of the streams that cut the classes of one data set into tasks.
 
     classes_per_task: None divides all classes evenly among the tasks.
+    shared_classes: so many classes of a task are those that ended the one before; needs classes_per_task.
     class_order: "shuffled" (by the seed), "sorted" (the data set's own order) or a list of class names.
     """
 
     classes_per_task: Count | None = None
+    shared_classes: int = Field(default=0, strict=True, ge=0, le=1_000_000)
     class_order: Literal["shuffled", "sorted"] | list[str | int] = "shuffled"

@@ -40,6 +40,8 @@ def build(config: SplitCIFAR10Config | SplitCIFAR100Config, seed: int) -> CLScen
 
     if config.classes_per_task not in (None, 5):
         raise InputError("stream.classes_per_task: a superclass has 5 classes; remove the field")
+    if config.shared_classes:
+        raise InputError("stream.shared_classes: superclasses share no classes; remove the field")
     order = splitting.order_classes(list(SUPERCLASSES), config.class_order, seed)
     chosen = splitting.group_classes(order, config.tasks, 1)
     images = load_cifar("cifar100", config.root)

@@ -43,8 +43,18 @@ def order_classes(classes: Sequence[str], class_order: str | Sequence[str | int]
     return [classes.index(name) for name in names]
 
 
-def group_classes(order: Sequence[int], tasks: int, classes_per_task: int | None) -> list[list[int]]:
-    """The class ids of each task: ``order`` cut into ``tasks`` groups of equal size."""
+def group_classes(
+    order: Sequence[int], tasks: int, classes_per_task: int | None, shared: int = 0
+) -> list[list[int]]:
+    """The class ids of each task: ``order`` cut into ``tasks`` groups of equal size.
+
+    Each group begins with the last ``shared`` classes of the one before.
+    """
+    if shared and (classes_per_task is None or shared >= classes_per_task):
+        raise InputError(
+            f"stream.shared_classes: is {shared}, with stream.classes_per_task {classes_per_task}; "
+            "a task shares fewer than it has: set a larger stream.classes_per_task"
+        )
     if classes_per_task is None:
         if len(order) % tasks:
             raise InputError(
@@ -52,12 +62,15 @@ def group_classes(order: Sequence[int], tasks: int, classes_per_task: int | None
                 "set stream.classes_per_task"
             )
         classes_per_task = len(order) // tasks
-    if tasks * classes_per_task > len(order):
+    fresh = classes_per_task - shared
+    needed = tasks * fresh + shared
+    if needed > len(order):
+        sharing = f" that share {shared}" if shared else ""
         raise InputError(
-            f"stream.tasks: {tasks} tasks of {classes_per_task} classes need {tasks * classes_per_task}, "
+            f"stream.tasks: {tasks} tasks of {classes_per_task} classes{sharing} need {needed}, "
             f"but there are {len(order)}; lower stream.tasks or stream.classes_per_task"
         )
-    return [list(order[t * classes_per_task : (t + 1) * classes_per_task]) for t in range(tasks)]
+    return [list(order[t * fresh : t * fresh + classes_per_task]) for t in range(tasks)]
 
 
 def limit_per_task(train_per_class: int | Sequence[int] | None, tasks: int) -> list[int | None]:

@@ -143,7 +143,7 @@ def split_classes(
 ) -> CLScenario:
     """The stream whose tasks have different classes, in the order that ``config.class_order`` asks for."""
     order = splitting.order_classes(images.classes, config.class_order, seed)
-    groups = splitting.group_classes(order, config.tasks, config.classes_per_task)
+    groups = splitting.group_classes(order, config.tasks, config.classes_per_task, config.shared_classes)
     return make_stream(config, images, groups, seed, flatten=flatten)
 
 

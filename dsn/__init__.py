@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from . import backbones
     from .errors import InputError
     from .masking import MaskedModel, ProtectedWeights, grow, mask_neurons, sparsity
-    from .training import DSN, Compute, Plateau, Schedule, Selection, Transfer
+    from .training import DSN, Compute, Plateau, Schedule, Selection, Transfer, preset
 
 __all__ = [
     "Compute",
@@ -25,10 +25,11 @@ __all__ = [
     "backbones",
     "grow",
     "mask_neurons",
+    "preset",
     "sparsity",
 ]
 
-_TRAINING = ("DSN", "Compute", "Plateau", "Schedule", "Selection", "Transfer")
+_TRAINING = ("DSN", "Compute", "Plateau", "Schedule", "Selection", "Transfer", "preset")
 _PLACES = {"InputError": "errors", **dict.fromkeys(_TRAINING, "training")}
 
 

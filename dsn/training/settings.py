@@ -9,6 +9,7 @@ from typing import Any
 from torch.optim import Optimizer
 
 from ..errors import InputError
+from ..presets import PRESETS
 from ..transfer import ACCEPTANCE, MECHANISMS
 from .loading import refuse_below
 from .schedule import JUDGES, RATES, Plateau, Scheduler
@@ -17,6 +18,7 @@ ANNEALING = ("epoch", "task")
 FIRST_EDGES = ("drawn", "balanced")
 CACHES = (True, False, "always")
 PRECISIONS = ("float32", "bfloat16")
+PRESET_ARGUMENTS = ("train_epochs", "selection", "schedule", "replay", "transfer")
 
 
 def refuse_unknown(name: str, value: object, known: tuple[object, ...]) -> None:
@@ -177,3 +179,52 @@ class Compute:
     def __post_init__(self) -> None:
         refuse_unknown("precision", self.precision, PRECISIONS)
         refuse_unknown("cache", self.cache, CACHES)
+
+
+def preset(name: str, *, tasks: int | None = None, **changes: Any) -> dict[str, Any]:
+    """Arguments ``train_epochs``, ``selection``, ``schedule``, ``replay`` and ``transfer`` of ``DSN``.
+
+    Args:
+        name: "paper", the published method, or "default", this project's own best; see ``dsn.presets``.
+        tasks: how many the stream has, for "default", which shares the network among them.
+        **changes: by the name of an argument, a dictionary of what differs from the preset, e.g.
+            ``transfer={"tasks": 5}``; ``train_epochs``: a number.
+
+    The optimizer is the script's own (the paper's: ``SGD(lr=0.05)``). So is the wrap: "default" reads edges,
+    ``mask_neurons(..., edges="own_and_read")``.
+
+    Raises:
+        InputError: an unknown name, argument or setting; "default" without ``tasks``.
+    """
+    refuse_unknown("preset", name, tuple(PRESETS))
+    for block in changes:
+        refuse_unknown("preset's argument", block, PRESET_ARGUMENTS)
+    values = {block: dict(keys) for block, keys in PRESETS[name].items()}
+    train, selection = values["train"], values["selection"]
+    selection.pop("edges")
+    if selection.get("planned_tasks") == "stream":
+        if tasks is None:
+            raise InputError(
+                f"preset '{name}' shares the network among the tasks: say how many, e.g. tasks=5"
+            )
+        selection["planned_tasks"] = tasks
+    groups = {"selection": Selection, "schedule": Schedule, "transfer": Transfer}
+    given: dict[str, Any] = {
+        "selection": selection,
+        "schedule": {"rate": train["schedule"]},
+        "transfer": values["transfer"],
+    }
+    built = {
+        block: _built(block, groups[block], {**given[block], **changes.get(block, {})}) for block in given
+    }
+    return {
+        "train_epochs": changes.get("train_epochs", train["epochs"]),
+        **built,
+        "replay": {**values.get("replay", {}), **changes.get("replay", {})},
+    }
+
+
+def _built(block: str, group: Any, values: dict[str, Any]) -> Any:
+    for key in values:
+        refuse_unknown(f"preset's {block}", key, tuple(group.__dataclass_fields__))
+    return group(**values)

@@ -90,3 +90,23 @@ def test_limits_a_task():
 def test_negative_seed_is_refused():
     with pytest.raises(InputError, match="seed is -1"):
         splitting.generator(-1)
+
+
+@given(st.integers(1, 8), st.integers(1, 6), st.integers(0, 5), st.integers(0, 3))
+def test_neighbours_share_as_many_classes_as_asked(tasks, size, shared, spare):
+    if shared >= size:
+        with pytest.raises(InputError, match="stream.shared_classes"):
+            splitting.group_classes(range(99), tasks, size, max(shared, 1))
+        return
+    needed = tasks * (size - shared) + shared
+    groups = splitting.group_classes(range(needed + spare), tasks, size, shared)
+    assert len(groups) == tasks and all(len(set(group)) == size for group in groups)
+    assert sorted({c for group in groups for c in group}) == list(range(needed))
+    for i, first in enumerate(groups):
+        for j, second in enumerate(groups):
+            common = set(first) & set(second)
+            assert len(common) == max(size - abs(i - j) * (size - shared), 0)
+    with pytest.raises(InputError, match=f"need {needed}"):
+        splitting.group_classes(range(needed - 1), tasks, size, shared)
+    with pytest.raises(InputError, match="stream.shared_classes"):
+        splitting.group_classes(range(needed), tasks, None, max(shared, 1))

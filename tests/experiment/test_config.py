@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from dsn.errors import InputError
 from dsn.experiment.config.experiment import Config, ReplayConfig, SelectionConfig, TransferConfig, dump, load
 from dsn.experiment.config.train import PlateauConfig, TrainConfig
+from dsn.presets import PRESETS
 from dsn.replay import synthesise
-from dsn.training import Compute, Plateau, Schedule, Selection, Transfer
+from dsn.training import Compute, Plateau, Schedule, Selection, Transfer, preset
 
 ROOT = Path(__file__).parents[2]
 MINIMAL = "stream: {name: split_digits}\n"
@@ -303,3 +304,60 @@ def test_what_needs_gates_does_not_go_with_edges(tmp_path, edges, override, key)
     with pytest.raises(InputError, match=f"{key}: "):
         load(path, [f"selection.edges={edges}", override])
     load(path, [override])
+
+
+def test_a_preset_fills_what_a_config_leaves_open_and_the_saved_config_shows_it(file):
+    file.write_text(f"{MINIMAL}preset: paper\ntrain: {{lr: 0.2}}\nselection: {{s_max: 30.0}}\n")
+    config = load(file, ["transfer.tasks=7"])
+    assert (config.transfer.mechanism, config.transfer.acceptance) == ("gates", "held_out_impressions")
+    assert (config.replay.steps, config.train.epochs, config.selection.sparsity) == (1500, 50, 0.75)
+    assert (config.train.lr, config.selection.s_max, config.transfer.tasks) == (0.2, 30.0, 7)
+    assert config.stream.validation > 0  # transfers are tried
+    saved = dump(config)
+    assert "mechanism: gates" in saved and "preset: paper" in saved
+    file.write_text(saved)
+    assert load(file) == config
+    assert load(file, ["preset=null"]).model_dump(exclude={"preset"}) == config.model_dump(exclude={"preset"})
+
+
+@pytest.mark.parametrize("name", sorted(PRESETS))
+def test_every_key_of_a_preset_is_one_of_the_schema_and_what_it_says_is_what_is_used(file, name):
+    file.write_text(f"{MINIMAL}preset: {name}\n")
+    values = load(file).model_dump()
+    for block, keys in PRESETS[name].items():
+        for key, value in keys.items():
+            assert values[block][key] == value, (block, key)
+    file.write_text(MINIMAL)
+    plain = load(file).model_dump()
+    assert plain["preset"] is None and plain != values
+
+
+@pytest.mark.parametrize("name", sorted(PRESETS))
+def test_a_script_gets_the_same_preset_as_a_config(file, name):
+    given = preset(name, tasks=4, transfer={"tasks": 9}, replay={"images": 33})
+    assert given["transfer"].tasks == 9 and given["replay"]["images"] == 33
+    file.write_text(f"{MINIMAL}preset: {name}\ntransfer: {{tasks: 9}}\nreplay: {{images: 33}}\n")
+    config = load(file)
+    assert given["train_epochs"] == config.train.epochs and given["schedule"].rate == config.train.schedule
+    for field in fields(given["transfer"]):
+        assert getattr(given["transfer"], field.name) == getattr(config.transfer, field.name)
+    for key, value in given["replay"].items():
+        assert getattr(config.replay, key) == value
+    for field in fields(given["selection"]):
+        wanted = getattr(config.selection, field.name)
+        if field.name != "initial":
+            assert getattr(given["selection"], field.name) == (4 if wanted == "stream" else wanted)
+
+
+def test_an_unknown_preset_or_part_of_one_is_refused_with_what_is_known(file):
+    assert any("preset" in line and "paper" in line for line in errors(file, f"{MINIMAL}preset: papre\n"))
+    assert any("preset" in line for line in errors(file, f"{MINIMAL}preset: 3\n"))
+    assert any("train" in line for line in errors(file, f"{MINIMAL}preset: paper\ntrain: 3\n"))
+    for call, said in [
+        (lambda: preset("papre"), "preset is 'papre': choose one of paper, default"),
+        (lambda: preset("paper", optimizer={}), "argument is 'optimizer'"),
+        (lambda: preset("paper", transfer={"task": 3}), "transfer is 'task': choose one of forward, tasks"),
+        (lambda: preset("default"), "tasks=5"),
+    ]:
+        with pytest.raises(InputError, match=said):
+            call()

@@ -13,6 +13,7 @@ from typing_extensions import Self
 from benchmarks.base import StreamConfig
 from benchmarks.streams import STREAMS
 from dsn.errors import InputError
+from dsn.presets import filled
 
 from .backbone import Backbone, MLPConfig
 from .baselines import BaselinesConfig, Strategy
@@ -182,12 +183,15 @@ class ResourcesConfig(Block):
 class Config(Block):
     """One experiment.
 
+    preset: paper: the method as published, with the settings of its released code; default: this project's
+        own best. It fills in what the config does not say (``dsn.presets``); ``config.yaml`` shows all of it
     strategy: dsn or one of ``dsn.baselines.STRATEGIES``; ``baselines`` has their hyper-parameters
     device: auto takes a GPU if there is one; else as torch names it, e.g. cpu or cuda:1
     threads: CPU threads of torch; null leaves torch's own choice
     tensorboard: also write logs for TensorBoard, by Avalanche's logger, into the folder of the run
     """
 
+    preset: Literal["paper", "default"] | None = None
     stream: Stream
     backbone: Backbone = MLPConfig()
     train: TrainConfig = TrainConfig()
@@ -203,6 +207,11 @@ class Config(Block):
     device: str = "auto"
     threads: Annotated[int, Field(gt=0, le=1024)] | None = None
     tensorboard: bool = False
+
+    @model_validator(mode="before")
+    @classmethod
+    def _filled_by_the_preset(cls, values: Any) -> Any:
+        return filled(values)
 
     @field_validator("device")
     @classmethod

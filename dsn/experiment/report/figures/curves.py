@@ -90,7 +90,9 @@ def backward_a_task(stream: StreamRuns, looks: dict[str, Series], key: str) -> F
         "backward transfer, points": {s: [backward(r) for r in stream.results(s)] for s in stream.finished},
         "forgetting, points": {s: [forgotten(r) for r in stream.results(s)] for s in stream.finished},
     }
-    kinds = {title: kept for title, kept in kinds.items() if np.any([*kept.values()])}
+    kinds = {
+        t: kept for t, kept in kinds.items() if any(np.any(run) for runs in kept.values() for run in runs)
+    }
     if not kinds:
         return None
 
