@@ -15,6 +15,7 @@ from benchmarks import (
     split_tinyimagenet,
 )
 from benchmarks.base import StreamConfig
+from benchmarks.others import avalanche_classic, data_sets, python
 
 if TYPE_CHECKING:
     from avalanche.benchmarks import CLScenario
@@ -29,6 +30,9 @@ STREAMS: dict[str, tuple[type[StreamConfig], Callable[[Any, int], CLScenario]]] 
     "split_cifar100": (split_cifar.SplitCIFAR100Config, split_cifar.build),
     "split_tinyimagenet": (split_tinyimagenet.SplitTinyImageNetConfig, split_tinyimagenet.build),
     "image_folder": (image_folder.ImageFolderConfig, image_folder.build),
+    "avalanche": (avalanche_classic.AvalancheConfig, avalanche_classic.build),
+    "datasets": (data_sets.DataSetsConfig, data_sets.build),
+    "python": (python.PythonConfig, python.build),
 }
 
 

@@ -128,13 +128,31 @@ class TaskData(Dataset[tuple[Tensor, int]]):
         return x.flatten(1) if self.flatten else x
 
 
+class FloatData(Dataset[tuple[Tensor, int]]):
+    """Samples x float32 [n, ...] of one task, as they are, with labels int64 [n]."""
+
+    def __init__(self, x: Tensor, labels: Tensor) -> None:
+        self.x, self.labels = x, labels
+        self.targets: list[int] = labels.tolist()
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return self.x[index], self.targets[index]
+
+    def tensors(self) -> tuple[Tensor, Tensor]:
+        """The whole task at once."""
+        return self.x, self.labels
+
+
 @dataclass(frozen=True)
 class Task:
     """What one experience of each stream is made of. ``classes``: names, in the order of the labels."""
 
-    train: TaskData
-    valid: TaskData | None
-    test: TaskData
+    train: TaskData | FloatData
+    valid: TaskData | FloatData | None
+    test: TaskData | FloatData
     classes: list[str]
 
 
@@ -223,7 +241,7 @@ def make_benchmark(tasks: Sequence[Task], *, pixel_range: tuple[Tensor, Tensor])
         TaskAwareSupervisedClassificationDataset,
     )
 
-    def labelled(parts: Sequence[TaskData]) -> list:
+    def labelled(parts: Sequence[TaskData | FloatData]) -> list:
         return [
             TaskAwareSupervisedClassificationDataset(
                 [part],

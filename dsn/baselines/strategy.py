@@ -46,6 +46,9 @@ class Baseline(TaskByTask):
     rehearses = False
     """whether what earlier tasks alone use, heads and norm state, goes on learning"""
 
+    keeps_tasks = False
+    """whether a task that was learnt stays as it is, bit for bit"""
+
     score_lr_factor = 1.0
     """learning rate of :meth:`scores` over that of everything else"""
 

@@ -43,6 +43,7 @@ class WSN(Baseline):
     """
 
     model: WeightMaskedNetwork
+    keeps_tasks = True
 
     def __init__(self, *, score_lr_factor: float = 1.0, **shared: Any) -> None:
         super().__init__(**shared)
@@ -124,6 +125,7 @@ class PackNet(Baseline):
     """
 
     model: PackNetNetwork
+    keeps_tasks = True
 
     def __init__(self, *, tasks: int, prune: float | None, retrain: float, **shared: Any) -> None:
         super().__init__(**shared)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, cast
 
+import torch
 from torch import Tensor, nn
 
 from ..errors import InputError
@@ -20,6 +21,8 @@ from .kinds import is_layer, is_norm
 from .layers import find_sites
 from .norms import TaskNorm
 from .reach import follow_leaders, free_norms_read_past, refuse_leaks, small_size
+from .recognition import SCORES, Known, Recognised, choose, fit, know
+from .recognition.scores import Score
 from .records import Lateral
 from .rehearsal import refuse_forgetting
 from .state.fit import refuse_unfit
@@ -104,6 +107,32 @@ class MaskedModel(TaskLife):
         if learning not in (None, task) and not self.training and not bool(logits.isfinite().all()):
             self._refuse_divergence(cast(int, learning))
         return logits
+
+    def know_task(self, task: int, train: tuple[Tensor, Tensor], validation: tuple[Tensor, Tensor]) -> None:
+        """Let a committed task keep statistics of its own data, x [n, ...], y [n] each, for :meth:`predict`.
+
+        Raises InputError for a task that is not committed, or without data.
+        """
+        self.masks(task)
+        parts = [(x.to(self.device, self.dtype), y.to(self.device)) for x, y in (train, validation)]
+        for name, value in know(self, task, parts[0], parts[1]).named().items():
+            self.record(task).put(name, value)
+
+    @torch.no_grad()
+    def predict(self, x: Tensor, score: Score = "combined") -> Recognised:
+        """Task and class of each input x [n, ...], where nobody says the task: that of the best ``score``.
+
+        Among the tasks that know their data (:meth:`know_task`); see :mod:`dsn.masking.recognition.scores`.
+
+        Raises InputError where none does, or for an unknown score.
+        """
+        if score not in SCORES:
+            raise InputError(f"score is '{score}': choose one of {', '.join(SCORES)}")
+        found = {task: Known.of(dict(self.record(task).named_buffers())) for task in self.committed}
+        known = {task: one for task, one in found.items() if one is not None}
+        with self.lock:
+            x = x.to(self.device, self.dtype)
+            return choose({task: fit(self, task, one, x) for task, one in known.items()})[score]
 
     def subnetwork(self, task: int) -> nn.Module:
         """A plain, physically smaller module x -> logits with what ``task`` needs alone, in evaluation mode.

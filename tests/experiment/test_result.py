@@ -67,6 +67,8 @@ def test_the_file_has_the_documented_fields(tmp_path):
         "forward_transfers",
         "memory",
         "certificate",
+        "class_incremental",
+        "forgotten",
         "independent",
         "tasks",
         "transfers",

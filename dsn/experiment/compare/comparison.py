@@ -22,6 +22,8 @@ MEASURES = (
     "fwt_random",
     "fwt_independent",
     "trans",
+    "cil_acc",
+    "task_inference",
     "task_bytes",
     "shared_bytes",
     "stored_samples",

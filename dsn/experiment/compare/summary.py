@@ -46,7 +46,7 @@ def summarise_runs(runs: Sequence[RunEntry], strategies: Sequence[str]) -> list[
     for strategy in strategies:
         done = [run.measures for run in runs if run.strategy == strategy and run.status == "done"]
         if done:
-            over_seeds = {name: [known[name] for known in done] for name in MEASURES}
+            over_seeds = {name: [known.get(name) for known in done] for name in MEASURES}
             summaries.append(
                 Summary(
                     strategy=strategy,

@@ -43,6 +43,8 @@ COLUMNS: dict[str, tuple[str, int, Callable[[Interval], str]]] = {
     "bwt": ("BWT", 1, _points),
     "forgetting": ("forgetting", -1, _points),
     "trans": ("Trans", 1, _points),
+    "cil_acc": ("ACC, no\ntask id", 1, _points),
+    "task_inference": ("task\nfound", 1, _points),
     "task_bytes": ("bytes\na task", -1, _bytes),
     "shared_bytes": ("shared\nbytes", -1, _bytes),
     "stored_samples": ("stored\nsamples", -1, _count),
@@ -75,7 +77,7 @@ def measures_table(stream: StreamComparison, comparison: Comparison, *, narrow: 
 
     ``narrow``: intervals of ACC alone.
     """
-    known = [name for name in COLUMNS if any(summary.measures[name] for summary in stream.summaries)]
+    known = [name for name in COLUMNS if any(summary.measures.get(name) for summary in stream.summaries)]
     table = _table("strategy", *(COLUMNS[name][0] for name in known))
     best = {name: best_of(stream, name) for name in known}
     for summary in stream.summaries:
@@ -83,7 +85,7 @@ def measures_table(stream: StreamComparison, comparison: Comparison, *, narrow: 
         missing = len(comparison.seeds) - summary.runs
         cells = [Text(f"{name} ({summary.runs} of {len(comparison.seeds)})" if missing else name)]
         for measure in known:
-            interval = summary.measures[measure]
+            interval = summary.measures.get(measure)
             if interval is not None and narrow and measure != "acc":
                 interval = Interval(mean=interval.mean, low=None, high=None)
             text = UNKNOWN if interval is None else COLUMNS[measure][2](interval)
@@ -95,7 +97,9 @@ def measures_table(stream: StreamComparison, comparison: Comparison, *, narrow: 
 def best_of(stream: StreamComparison, measure: str) -> set[str]:
     """The strategies with the best mean of ``measure``; none where all are equal."""
     sign = COLUMNS[measure][1]
-    means = {s.strategy: sign * i.mean for s in stream.summaries if (i := s.measures[measure]) is not None}
+    means = {
+        s.strategy: sign * i.mean for s in stream.summaries if (i := s.measures.get(measure)) is not None
+    }
     best = {name for name, mean in means.items() if mean == max(means.values())}
     return best if len(best) < len(means) else set()
 

@@ -144,14 +144,17 @@ class TransferConfig(Block):
 
 
 class EvaluationConfig(Block):
-    """Runs made for comparison only.
+    """What is evaluated beside the accuracy matrix.
 
     independent: also train one dense network a task, for ``fwt_independent`` and ``trans``
     random: also evaluate untrained networks and the next task, for ``fwt_random``
+    class_incremental: also evaluate without saying which task an input is of, for ``cil_acc``; each task is
+        known again by statistics of its training data, calibrated on its validation data
     """
 
     independent: bool = False
     random: bool = False
+    class_incremental: bool = False
 
 
 class CheckpointConfig(Block):
@@ -232,9 +235,11 @@ class Config(Block):
             "restore_best": self.train.restore_best,
             "schedule": self.train.schedule == "plateau",
         }
+        needing = {f"train.{key}": needed for key, needed in needing.items()}
+        needing["evaluation.class_incremental"] = self.evaluation.class_incremental
         for key, needed in needing.items():
             if needed and self.stream.validation == 0:
-                raise wrong(f"train.{key}", "needs a validation split: set stream.validation, e.g. 0.1")
+                raise wrong(key, "needs a validation split: set stream.validation, e.g. 0.1")
         return self
 
     @model_validator(mode="after")

@@ -62,6 +62,8 @@ MEASURES = (
     Measure("fwt_random", "FWT random", "points", _metric("fwt_random"), "highest"),
     Measure("fwt_independent", "FWT indep.", "points", _metric("fwt_independent"), "highest"),
     Measure("trans", "Trans", "points", _metric("trans"), "highest"),
+    Measure("cil_acc", "ACC without task id", "percent", _metric("cil_acc"), "highest"),
+    Measure("task_inference", "task found", "percent", _metric("task_inference"), "highest"),
     STORED,
     SECONDS,
 )

@@ -13,7 +13,7 @@ from ..result.result import Result
 from .figures.curves import accuracy_over_tasks, backward_a_task
 from .figures.figure import Figure
 from .figures.forecast import forecast_table
-from .figures.grids import mean_matrices, neurons, overlap, seed_matrices
+from .figures.grids import mean_matrices, neurons, overlap, seed_matrices, unlabelled_matrices
 from .figures.impressions import Pictures, make_pictures
 from .figures.palette import Series, series_of
 from .figures.topology import room_warnings, topology
@@ -31,6 +31,7 @@ from .tables import (
     tuning_table,
 )
 from .texts import Fact, run_facts, run_summary, stream_summary
+from .unlabelled import unlabelled_table
 
 MOST_ROWS = 30
 
@@ -152,6 +153,10 @@ def _add_accuracies(page: _Page, stream: StreamRuns, looks: dict[str, Series], a
     seeds = seed_matrices(stream, named("matrices-by-seed"))
     page.add("matrices", "Accuracy matrices", [
         mean_matrices(stream, named("matrices")), Folded("Seed by seed", [seeds]) if seeds else None,
+    ])  # fmt: skip
+    page.add("without-task", "Without a task id", [
+        unlabelled_table(stream, named("unlabelled")),
+        unlabelled_matrices(stream, named("class-incremental")),
     ])  # fmt: skip
     page.add("forgetting", "Forgetting and backward transfer", [
         backward_a_task(stream, looks, named("backward-transfer")) or _nothing_changed(stream),

@@ -18,6 +18,8 @@ EXPLAINED = {
     "fwt_random": "accuracy before learning a task minus that of an untrained network",
     "fwt_independent": "accuracy right after learning minus that of a network trained on the task alone",
     "trans": "accuracy at the end minus that of a network trained on the task alone",
+    "cil_acc": "mean accuracy at the end where nobody says which task an input is of, by the combined score",
+    "task_inference": "how often the task is found there",
     "stored_bytes": "kept beside the backbone's weights",
     "seconds": "wall clock, learning and evaluating",
 }

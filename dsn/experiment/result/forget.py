@@ -122,6 +122,7 @@ def _without(
         "timings": result.timings.model_copy(
             update={"tasks": [result.timings.tasks[place] for place in kept]}
         ),
+        "class_incremental": None,
         "seal": None,
     }
     return result.model_copy(update=changes)

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final, Literal, TypeVar
 
@@ -41,6 +42,10 @@ class Metrics(Part):
     fwt_random: float | None
     fwt_independent: float | None
     trans: float | None
+    cil_acc: float | None = None
+    """mean accuracy at the end without saying the task, by the score ``combined``; None in older files"""
+    task_inference: float | None = None
+    """how often the task is right there"""
 
 
 class TaskUse(Part):
@@ -144,6 +149,15 @@ class Seal(Part):
     result: str
 
 
+class UnlabelledRow(Part):
+    """The tasks learnt so far, where nobody says which one an input is of: by score, a number a task."""
+
+    accuracy: dict[str, list[float]]
+    """share of its test data whose task and class are both right"""
+    inference: dict[str, list[float]]
+    """share whose task is right"""
+
+
 class TaskTime(Part):
     """Wall-clock seconds of one task."""
 
@@ -176,6 +190,8 @@ class Result(Part):
     """None in files written before it was measured"""
     certificate: list[Row] | None = None
     """one row a task; None in older files, and where the strategy has no masks over neurons"""
+    class_incremental: list[UnlabelledRow] | None = None
+    """one row a task; None unless it was evaluated"""
     forgotten: list[Forgotten] = Field(default_factory=list)
     """what was removed from the finished run, in order"""
     timings: Timings
@@ -195,6 +211,15 @@ class Result(Part):
     def matrix(self) -> Matrix:
         """The accuracy matrix [T, T], NaN where not evaluated."""
         return as_matrix(self.accuracy_matrix)
+
+
+def unlabelled_metrics(rows: Sequence[UnlabelledRow] | None) -> dict[str, float | None]:
+    """``cil_acc`` and ``task_inference``: means over the tasks of the last row, by the combined score."""
+    last = None if not rows else rows[-1]
+    return {
+        "cil_acc": None if last is None else float(np.mean(last.accuracy["combined"])),
+        "task_inference": None if last is None else float(np.mean(last.inference["combined"])),
+    }
 
 
 def matrix_as_lists(matrix: Matrix) -> list[list[float | None]]:

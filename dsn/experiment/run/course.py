@@ -10,7 +10,7 @@ from dsn.evaluation.plugin import TransferMetrics
 from dsn.storage import Tree
 
 from ..result.certificate import unchanged
-from ..result.result import Row, TaskTime
+from ..result.result import Row, TaskTime, UnlabelledRow
 from .terminal import TaskProgress
 
 Keep = Callable[[str, Callable[[], Tree]], None]
@@ -32,7 +32,7 @@ class Place:
     task: the one that is next, or going on
     evaluating: it is learnt, and to be evaluated
     trained: seconds that its training took so far
-    times, certificate: one entry a task that is done
+    times, certificate, unlabelled: one entry a task that is done, where it is asked for
     """
 
     task: int = 0
@@ -40,6 +40,7 @@ class Place:
     trained: float = 0.0
     times: tuple[TaskTime, ...] = ()
     certificate: tuple[Row, ...] = ()
+    unlabelled: tuple[UnlabelledRow, ...] = ()
 
 
 class Course:
@@ -77,10 +78,16 @@ class Course:
         self.place = replace(self.place, evaluating=True, trained=self._seconds())
         self._rest("evaluation")
 
-    def evaluate(self, stream: Any, row: Callable[[], Row] | None) -> None:
+    def evaluate(
+        self,
+        stream: Any,
+        row: Callable[[], Row] | None,
+        unlabelled: Callable[[], UnlabelledRow] | None = None,
+    ) -> None:
         """Take ``row`` of the certificate and evaluate the tasks of ``stream``, if any: the task is done.
 
         A task whose answers are bit for bit those of the row before has its accuracy from there.
+        ``unlabelled``: gives the row of an evaluation without task labels.
         """
         started, place = time.perf_counter(), self.place
         rows = () if row is None else (row(),)
@@ -88,11 +95,13 @@ class Course:
             same = unchanged(*place.certificate[-1:], *rows)
             carried = self.metrics.carry_over(same)
             self.strategy.eval([e for e in stream if task_label(e) not in carried] if carried else stream)
+        seen = () if unlabelled is None else (unlabelled(),)
         taken = TaskTime(train=place.trained, evaluate=time.perf_counter() - started)
         self.place = Place(
             task=place.task + 1,
             times=(*place.times, taken),
             certificate=(*place.certificate, *rows),
+            unlabelled=(*place.unlabelled, *seen),
         )
 
     def end(self) -> None:
@@ -114,6 +123,7 @@ class Course:
             "trained": place.trained if place.evaluating else self._seconds(),
             "times": [seconds.model_dump() for seconds in place.times],
             "certificate": [row.model_dump() for row in place.certificate],
+            "unlabelled": [row.model_dump() for row in place.unlabelled],
             "metrics": self.metrics.take_state(),
             "progress": self.progress.take_state(),
             "strategy": self.strategy.take_state(),
@@ -126,6 +136,7 @@ class Course:
             trained=state["trained"],
             times=tuple(TaskTime(**values) for values in state["times"]),
             certificate=tuple(Row(**values) for values in state["certificate"]),
+            unlabelled=tuple(UnlabelledRow(**values) for values in state.get("unlabelled", ())),
         )
         # a task that is being learnt is counted when its training begins again
         begun = self.place.task + self.place.evaluating

@@ -22,12 +22,13 @@ from ..base.console import say
 from ..config.experiment import Config, EvaluationConfig
 from ..config.machine import seed_everything
 from ..result.certificate import row_of
-from ..result.result import Forward, Row, Transfer
+from ..result.result import Forward, Row, Transfer, UnlabelledRow
 from .build import build_strategy, can_transfer, total_epochs
 from .course import Course, Saved
 from .learnt import Learnt
 from .terminal import TaskProgress, show_transfers
 from .topology_lines import TopologyLines
+from .unlabelled import Unlabelled
 
 
 @dataclass(frozen=True)
@@ -95,12 +96,16 @@ def _follow(course: Course, session: Session) -> None:
     ahead = 1 if session.config.evaluation.random else 0  # forward transfer looks at the next task too
     model = masked(strategy)
     row: Callable[[], Row] | None = None if model is None else partial(row_of, CarriedFingerprints(model))
+    unlabelled = None
+    if session.config.evaluation.class_incremental:
+        unlabelled = Unlabelled(strategy, benchmark, session.device)
     show_topology = TopologyLines(session.console, strategy.model, session.verbose)
     while course.place.task < session.tasks:
         task = course.place.task
         course.train(benchmark.train_stream[task], validation(benchmark, task))
         evaluated = not session.at_once or task == session.tasks - 1
-        course.evaluate(benchmark.test_stream[: task + 1 + ahead] if evaluated else None, row)
+        seen = _unlabelled(unlabelled, session, task) if evaluated else None
+        course.evaluate(benchmark.test_stream[: task + 1 + ahead] if evaluated else None, row, seen)
         _show_transfers(course, session)
         show_topology()
     course.end()
@@ -118,6 +123,21 @@ def _show_transfers(course: Course, session: Session) -> None:
     )
 
 
+def _unlabelled(
+    unlabelled: Unlabelled | None, session: Session, task: int
+) -> Callable[[], UnlabelledRow] | None:
+    """What gives the row after ``task`` of an evaluation without task labels, where it is wanted."""
+    if unlabelled is None:
+        return None
+
+    def row() -> UnlabelledRow:
+        for place in range(task + 1) if session.at_once else (task,):
+            unlabelled.learn(place)
+        return unlabelled.row(task)
+
+    return row
+
+
 def _learnt(course: Course, session: Session) -> Learnt:
     strategy, metrics, model = course.strategy, course.metrics, masked(course.strategy)
     matrix: Matrix = metrics.matrix
@@ -133,6 +153,7 @@ def _learnt(course: Course, session: Session) -> Learnt:
         transfers=[Transfer.model_validate(asdict(outcome)) for outcome in transfers],
         forward_transfers=[Forward.model_validate(asdict(outcome)) for outcome in forward],
         certificate=None if model is None else list(course.place.certificate),
+        class_incremental=list(course.place.unlabelled) or None,
     )
 
 

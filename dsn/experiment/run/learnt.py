@@ -13,7 +13,7 @@ from dsn.training.state import copied
 
 from ..config.experiment import Config
 from ..config.network import architecture, build_model
-from ..result.result import Forward, Row, TaskTime, Transfer, matrix_as_lists
+from ..result.result import Forward, Row, TaskTime, Transfer, UnlabelledRow, matrix_as_lists
 
 
 @dataclass(frozen=True)
@@ -30,11 +30,13 @@ class Learnt:
     transfers: list[Transfer] = field(default_factory=list)
     forward_transfers: list[Forward] = field(default_factory=list)
     certificate: list[Row] | None = None
+    class_incremental: list[UnlabelledRow] | None = None
 
 
 def tree_of(learnt: Learnt, seconds: float) -> Tree:
     """As a tree of ``dsn.storage``; ``seconds``: when it was learnt."""
     lists: dict[str, Any] = {"times": learnt.times, "certificate": learnt.certificate}
+    lists["class_incremental"] = learnt.class_incremental
     lists |= {"transfers": learnt.transfers, "forward_transfers": learnt.forward_transfers}
     return {
         "seconds": seconds,
@@ -55,7 +57,7 @@ def learnt_of(
         model = build_model(architecture(config), sample_shape)
         model.load_state_dict(tree["model"])
         model.to(device)
-    rows = tree["certificate"]
+    rows, unlabelled = tree["certificate"], tree.get("class_incremental")
     learnt = Learnt(
         matrix=as_matrix(tree["matrix"]),
         random=tree["random"],
@@ -65,5 +67,6 @@ def learnt_of(
         transfers=[Transfer(**values) for values in tree["transfers"]],
         forward_transfers=[Forward(**values) for values in tree["forward_transfers"]],
         certificate=None if rows is None else [Row(**values) for values in rows],
+        class_incremental=None if unlabelled is None else [UnlabelledRow(**one) for one in unlabelled],
     )
     return learnt, tree["seconds"]

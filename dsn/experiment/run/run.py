@@ -23,7 +23,16 @@ from ..config.experiment import WITHOUT_INFLUENCE, Config
 from ..config.faults import explain, explained
 from ..config.machine import environment, set_up
 from ..result.files import task_uses, write
-from ..result.result import RESULT, Memory, Metrics, Result, Timings, matrix_as_lists, read_result
+from ..result.result import (
+    RESULT,
+    Memory,
+    Metrics,
+    Result,
+    Timings,
+    matrix_as_lists,
+    read_result,
+    unlabelled_metrics,
+)
 from .checkpoint import Checkpoints, has_checkpoint, is_of
 from .course import Saved
 from .learn import Session, learn, learn_independent, sample_shape
@@ -173,13 +182,17 @@ def result_of(
         config=session.config.model_dump(mode="json"),
         seed=session.config.seed,
         accuracy_matrix=matrix_as_lists(learnt.matrix),
-        metrics=Metrics.model_validate(all_metrics(learnt.matrix, independent, learnt.random)),
+        metrics=Metrics.model_validate(
+            all_metrics(learnt.matrix, independent, learnt.random)
+            | unlabelled_metrics(learnt.class_incremental)
+        ),
         independent=independent,
         tasks=[] if learnt.model is None else task_uses(learnt.model),
         transfers=learnt.transfers,
         forward_transfers=learnt.forward_transfers,
         memory=Memory.model_validate(asdict(learnt.memory)),
         certificate=learnt.certificate,
+        class_incremental=learnt.class_incremental,
         timings=Timings(total=ended, references=ended - learnt_at, tasks=learnt.times),
         environment=environment(session.device),
     )

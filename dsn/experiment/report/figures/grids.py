@@ -67,6 +67,38 @@ def seed_matrices(stream: StreamRuns, key: str) -> Figure | None:
     )
 
 
+def unlabelled_matrices(stream: StreamRuns, key: str) -> Figure | None:
+    """Of each strategy that was evaluated without task labels: the matrix by the combined score."""
+    grids: dict[str, Grid] = {}
+    for name in stream.finished:
+        found = [_unlabelled(r) for r in stream.results(name) if r.class_incremental]
+        if found:
+            grids[name if len(stream.finished) > 1 else ""] = np.mean(found, axis=0)
+    if not grids:
+        return None
+    ends = "; ".join(
+        f"{(name + ': ') if name else ''}{shown(float(grid[-1].mean()), 'percent')}"
+        for name, grid in grids.items()
+    )
+    return Figure(
+        key,
+        "Class-incremental accuracy",
+        f"Accuracy where nobody says which task an input is of, in percent. Mean at the end, {ends}.",
+        "Row: after learning that task, among the classes of all tasks so far. Column: share of a task's "
+        "test data whose task and class are both right, percent, by the combined score.",
+        lambda width: _heat_maps(grids, width, ("accuracy of task", "after task"), percent=True),
+    )
+
+
+def _unlabelled(result: Result) -> Grid:
+    rows, tasks = result.class_incremental or [], len(result.accuracy_matrix)
+    grid = np.full((tasks, tasks), np.nan)
+    for row in rows:
+        values = row.accuracy["combined"]
+        grid[len(values) - 1, : len(values)] = values
+    return 100 * grid
+
+
 def overlap(result: Result, key: str, where: str = "") -> Figure:
     """How alike the masks of two tasks are: over all layers, and in each layer where they are few."""
     grids = {"all layers": np.array([task.similarity for task in result.tasks])}

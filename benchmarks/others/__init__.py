@@ -1,0 +1,1 @@
+"""Streams from elsewhere: Avalanche's classic benchmarks, data sets of torchvision, functions of users."""

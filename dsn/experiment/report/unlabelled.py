@@ -1,0 +1,31 @@
+"""How well each strategy does where nobody says which task an input is of, score by score."""
+
+import numpy as np
+
+from dsn.masking.recognition import SCORES
+
+from .numbers import shown
+from .source import StreamRuns
+from .table import Column, Table, number, words
+
+
+def unlabelled_table(stream: StreamRuns, key: str) -> Table | None:
+    """A row a strategy and score; None where no run was evaluated in this way."""
+    rows = []
+    for name in stream.finished:
+        last = [r.class_incremental[-1] for r in stream.results(name) if r.class_incremental]
+        for score in SCORES if last else ():
+            found = [
+                100 * float(np.mean([np.mean(part[score]) for part in parts]))
+                for parts in ([row.accuracy for row in last], [row.inference for row in last])
+            ]
+            rows.append([words(name), words(score), *(number(shown(v, "percent"), v) for v in found)])
+    if not rows:
+        return None
+    caption = (
+        "Means over tasks at the end, percent: task and class right, and the task right, by each score. "
+        "confidence: the most confident head; energy: of its logits, calibrated a task; distance: of its "
+        "features from those of its classes; combined: the sum of the last two."
+    )
+    columns = [Column("strategy", numeric=False), Column("score", numeric=False)]
+    return Table(key, caption, [*columns, Column("accuracy"), Column("task found")], rows)
