@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from ..errors import InputError
 from .annealing import Prices, priced_gates
 from .edges import Edges
 from .gates import LOGIT_LIMIT
-from .layers import evaluating
+from .layers import evaluating, features_in
+from .map import FEATURES
 from .passes import flush_denormals, flushes_denormals
 from .reach import narrow_parameters
 from .structure import Structure
@@ -144,18 +144,12 @@ class Computes(Structure):
     @property
     def feature_size(self) -> int:
         """d of the features [batch, d] that heads read."""
-        return self._feature_size()
-
-    def _feature_size(self) -> int:
+        if self.network_map is not None and self.network_map.widths == self.layers:
+            return len(self.network_map.always[FEATURES])
         with evaluating(self):
-            self.select(None)
+            self.open_plainly()
             features = self.backbone(torch.zeros(self.input_shape, device=self.device, dtype=self.dtype))
-        if features.dim() != 2:
-            raise InputError(
-                f"the backbone returns shape {tuple(features.shape)}, not features [batch, d]: "
-                "flatten or pool at its end, or name its classifier as head="
-            )
-        return features.shape[1]
+        return features_in(features.shape)
 
 
 def weights_of(model: Computes, task: int) -> dict[str, Tensor]:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, cast
+from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
@@ -37,6 +38,10 @@ class _Recording:
     norm_input: dict[str, list[str | None]] = field(default_factory=dict)
     outputs: list[Tensor] = field(default_factory=list)
     map_sizes: dict[str, list[torch.Size]] = field(default_factory=dict)
+    features: torch.Size = torch.Size([])
+
+
+_EVALUATING: WeakSet[nn.Module] = WeakSet()
 
 
 @contextmanager
@@ -45,25 +50,29 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
     Other threads that compute with a masked model wait until then.
     """
-    with alone(model):
-        modes = {module: module.training for module in model.modules()}
-        model.eval()
+    with alone(model), torch.no_grad():
+        if model in _EVALUATING and not model.training:  # within such a block: nothing to walk over
+            yield
+            return
+        training = [module for module in model.modules() if module.training]
+        if training:
+            model.eval()
+        _EVALUATING.add(model)
         try:
-            with torch.no_grad():
-                yield
+            yield
         finally:
-            for module, mode in modes.items():
-                module.training = mode
+            _EVALUATING.discard(model)
+            for module in training:
+                module.training = True
 
 
-def find_sites(backbone: nn.Module, example_input: Tensor) -> list[Site]:
-    """The layers of ``backbone`` that get a mask, in forward order.
+def find_sites(backbone: nn.Module, example_input: Tensor) -> tuple[list[Site], int]:
+    """The layers of ``backbone`` that get a mask, in forward order, and d of its features [batch, d].
 
     Raises InputError, with the layer's path, the reason and the remedy, for what cannot be masked.
     """
     _refuse_modules(backbone)
     recording = _record(backbone, example_input)
-    _refuse_unstable(backbone, example_input)
     sites = {site.path: site for site in _called(backbone, recording)}
     modules = dict(backbone.named_modules())
     for path, module in modules.items():
@@ -76,7 +85,17 @@ def find_sites(backbone: nn.Module, example_input: Tensor) -> list[Site]:
     _place_norms(recording.norm_input, modules, sites)
     if not sites:
         raise InputError("the backbone has no Linear, Conv1d or Conv2d layer without groups to mask")
-    return list(sites.values())
+    return list(sites.values()), features_in(recording.features)
+
+
+def features_in(shape: torch.Size) -> int:
+    """d of features [batch, d]; InputError for another shape."""
+    if len(shape) != 2:
+        raise InputError(
+            f"the backbone returns shape {tuple(shape)}, not features [batch, d]: "
+            "flatten or pool at its end, or name its classifier as head="
+        )
+    return shape[1]
 
 
 def recorded_sites(network: nn.Module, example_input: Tensor) -> list[Site]:
@@ -91,9 +110,12 @@ def _called(backbone: nn.Module, recording: _Recording) -> list[Site]:
     ]
 
 
-def _refuse_unstable(backbone: nn.Module, example_input: Tensor) -> None:
-    """Where an evaluation pass draws random numbers or leaves something behind, nothing stays bit-equal."""
-    x = torch.randn(example_input.shape, generator=torch.Generator().manual_seed(0)).to(example_input)
+def refuse_unstable(backbone: nn.Module, like: Tensor) -> None:
+    """Where an evaluation pass draws random numbers or leaves something behind, nothing stays bit-equal.
+
+    ``like``: an input of the size and type that is tried.
+    """
+    x = torch.randn(like.shape, generator=torch.Generator().manual_seed(0)).to(like)
     with evaluating(backbone):
         try:
             first, second = backbone(x), backbone(x)
@@ -257,4 +279,5 @@ def _record(backbone: nn.Module, example_input: Tensor) -> _Recording:
             f"the backbone returns {what}, not features [batch, d]: let its forward return one "
             "floating-point tensor"
         )
+    recording.features = features.shape
     return recording

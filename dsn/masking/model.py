@@ -18,9 +18,9 @@ from .foreign import OwnTensor, bake_in, close_attention, give_to_tasks, open_at
 from .growth import keep_pretrained
 from .head import put_head, take_head
 from .kinds import is_layer, is_norm
-from .layers import find_sites
+from .layers import evaluating, find_sites, refuse_unstable
 from .norms import TaskNorm
-from .reach import follow_leaders, free_norms_read_past, refuse_leaks, small_size
+from .reach import follow_leaders, free_norms_read_past, refuse_leaks, small_size, true_size
 from .recognition import SCORES, Known, Recognised, choose, fit, know
 from .recognition.scores import Score
 from .records import Lateral
@@ -56,7 +56,7 @@ class MaskedModel(TaskLife):
         original = take_head(backbone, head)
         try:
             open_attention(backbone)
-            sites = find_sites(backbone, example_input)
+            sites, features = find_sites(backbone, example_input)
             give_to_tasks(backbone, example_input)
         except InputError:
             close_attention(backbone)
@@ -67,17 +67,20 @@ class MaskedModel(TaskLife):
         self._original_head = (original,)  # in a tuple, so that it is no submodule: it waits for unmask()
         self.rehearse = rehearse
         try:
-            self.size = small_size(self, self._feature_size())
-            free_norms_read_past(self)
-            follow_leaders(self)
-            if pretrained:
-                keep_pretrained(self, fresh)
-            refuse_leaks(self)
-            if edges != "none":
-                self.edges = Edges(self, edges).to(self.device)
-            self.gates.to(self.device)
-            if rehearse:
-                refuse_forgetting(self)
+            with evaluating(self):  # all at once
+                self.size = small_size(self, features)
+                # at the true size, the rehearsal sees what is unstable
+                refuse_unstable(backbone, (self.size if rehearse else true_size(self)).zeros(self, 1))
+                free_norms_read_past(self)
+                follow_leaders(self)
+                if pretrained:
+                    keep_pretrained(self, fresh)
+                refuse_leaks(self)
+                if edges != "none":
+                    self.edges = Edges(self, edges).to(self.device)
+                self.gates.to(self.device)
+                if rehearse:
+                    refuse_forgetting(self)
         except InputError:
             self.unmask()
             raise

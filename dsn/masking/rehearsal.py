@@ -6,7 +6,9 @@ then a third one runs in training mode, and everything that is not the first two
 optimizer would, under :class:`ProtectedWeights`. If their logits are not the same to the last bit, the tensor
 that was felt is named.
 
-Large images are rehearsed as small as they are probed (``reach.sizes``).
+Large images are rehearsed as small as they are probed (``reach.sizes``); one sample of the true size is
+looked at before and after as well. What is heard before is heard with gradients switched on, afterwards
+without: the backbone must not take another path then.
 
 Shapes: x [SAMPLES, ...]; logits [SAMPLES, CLASSES].
 """
@@ -17,6 +19,7 @@ import copy
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -65,11 +68,22 @@ def copied(model: TaskLife) -> TaskLife:
         ) from error
 
 
+@dataclass
+class _Heard:
+    """Logits of ``task`` on ``x``, as they were; ``grad``: with gradients switched on."""
+
+    x: Tensor
+    task: int
+    grad: bool
+    logits: Tensor
+
+
 def _rehearse(model: TaskLife) -> None:
-    x = samples(model, model.size)
+    x, true = samples(model, model.size), true_size(model)
     tasks = [_made_up_task(model, x) for _ in range(2)]
-    before = {task: eval_logits(model, x, task) for task in tasks}
-    _refuse_unstable(model, x, before)
+    before = [_heard(model, x, task, grad=task == tasks[0]) for task in tasks]
+    if true.shape != model.size.shape:  # other sizes may be computed in another way
+        before.append(_heard(model, samples(model, true, 1), tasks[0], grad=True))
     third = _begin(model)
     protected = ProtectedWeights(model)
     parameters = [(name, tensor, tensor.detach().clone()) for name, tensor in _plastic(model)]
@@ -79,17 +93,22 @@ def _rehearse(model: TaskLife) -> None:
     with protected:
         for _, tensor, _ in parameters:
             _shake(tensor)
-    if _same(model, x, before):
+    if _same(model, before):
         return
     for _, tensor, old in parameters:
         tensor.data.copy_(old)
-    if _same(model, x, before):
-        raise InputError(_felt(model, x, before, protected))
+    if _same(model, before):
+        raise InputError(_felt(model, before, protected))
+    _refuse_unstable(model, before)
     what = moved[0] if moved else "what its modules keep between passes"
     raise InputError(
         f"a training pass of one task changes what another computes: {what} is shared by all tasks; use "
         "batch, layer or group norm for running statistics (each task gets its own), or keep none"
     )
+
+
+def _heard(model: TaskLife, x: Tensor, task: int, grad: bool = False) -> _Heard:
+    return _Heard(x, task, grad, eval_logits(model, x, task, grad))
 
 
 def samples(model: Structure, at: Size, count: int = SAMPLES) -> Tensor:
@@ -113,7 +132,8 @@ def _begin(model: TaskLife) -> int:
 
 def _made_up_task(model: TaskLife, x: Tensor) -> int:
     task = _begin(model)
-    _train(model, x, task)
+    if any(True for norm in model.norms() for _ in norm.of(task).buffers()):
+        _train(model, x, task)
     with torch.no_grad():
         for parameter in model.own_parameters(task):
             parameter.add_(torch.randn_like(parameter) / 2)
@@ -144,7 +164,8 @@ def _train(model: TaskLife, x: Tensor, task: int) -> None:
 
 def eval_logits(model: TaskLife, x: Tensor, task: int, grad: bool = False) -> Tensor:
     """Logits of ``task`` with the committed bits."""
-    model.eval()
+    if model.training:
+        model.eval()
     with torch.set_grad_enabled(grad):
         return model(x, task).detach()
 
@@ -154,20 +175,18 @@ def equal(one: Tensor, other: Tensor) -> bool:
     return torch.equal(one.nan_to_num(0.5), other.nan_to_num(0.5)) and torch.equal(one.isnan(), other.isnan())
 
 
-def _same(model: TaskLife, x: Tensor, before: dict[int, Tensor]) -> bool:
-    return all(equal(eval_logits(model, x, task), logits) for task, logits in before.items())
+def _same(model: TaskLife, before: list[_Heard], grad: bool = False) -> bool:
+    """Whether the logits are as they were; ``grad``: with gradients where there were any."""
+    return all(
+        equal(eval_logits(model, heard.x, heard.task, grad and heard.grad), heard.logits) for heard in before
+    )
 
 
-def _refuse_unstable(model: TaskLife, x: Tensor, before: dict[int, Tensor]) -> None:
-    if not _same(model, x, before):
+def _refuse_unstable(model: TaskLife, before: list[_Heard]) -> None:
+    """Where it is not learning that changes logits."""
+    if not _same(model, [_heard(model, heard.x, heard.task) for heard in before]):
         raise unstable("logits")
-    task, logits = next(iter(before.items()))
-    same = equal(eval_logits(model, x, task, grad=True), logits)
-    true = true_size(model)
-    if same and true.shape != model.size.shape:  # other sizes may be computed in another way
-        x = samples(model, true, 1)
-        same = equal(eval_logits(model, x, task, grad=True), eval_logits(model, x, task))
-    if not same:
+    if _same(model, before, grad=True):
         raise InputError(
             "the same input gives other bits with gradients switched on than without: the backbone takes "
             "another path then, in which no task can stay bit-identical"
@@ -190,13 +209,13 @@ def _shake(parameter: nn.Parameter) -> None:
     parameter.add_(torch.randn_like(parameter))
 
 
-def _felt(model: TaskLife, x: Tensor, before: dict[int, Tensor], protected: ProtectedWeights) -> str:
+def _felt(model: TaskLife, before: list[_Heard], protected: ProtectedWeights) -> str:
     """What to say of the first parameter that earlier tasks feel when it alone is shaken."""
     for name, parameter in _plastic(model):
         kept = parameter.detach().clone()
         with protected:
             _shake(parameter)
-        felt = not _same(model, x, before)
+        felt = not _same(model, before)
         parameter.data.copy_(kept)
         if felt:
             owner = model.backbone.get_submodule(name.rpartition(".")[0])

@@ -63,7 +63,7 @@ class Structure(nn.Module):
         for path, module in list(self.backbone.named_modules()):
             if is_norm(module):
                 self.backbone.set_submodule(path, TaskNorm(module))
-        self._norms = [module for module in self.backbone.modules() if isinstance(module, TaskNorm)]
+        self.norms_by_path = {p: m for p, m in self.backbone.named_modules() if isinstance(m, TaskNorm)}
         self._hooks = self._register_hooks()
 
     def free_norm(self, path: str) -> None:
@@ -118,7 +118,7 @@ class Structure(nn.Module):
 
     def norms(self) -> Iterator[TaskNorm]:
         """Every norm of the backbone."""
-        return iter(self._norms)
+        return iter(self.norms_by_path.values())
 
     @property
     def device(self) -> torch.device:

@@ -75,7 +75,7 @@ class TaskLife(Computes):
         for norm in self.norms():
             norm.add_task(task)
         self.heads[str(task)] = nn.Linear(
-            self._feature_size(), num_classes, device=self.device, dtype=self.dtype
+            self.feature_size, num_classes, device=self.device, dtype=self.dtype
         )
         self.records[str(task)] = TaskRecord()
         self.laterals[str(task)] = nn.ModuleList()

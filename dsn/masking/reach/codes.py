@@ -27,7 +27,7 @@ S = TypeVar("S", bound=Hashable)
 P = TypeVar("P", bound=Hashable)
 """what a place is, likewise"""
 ALL = -1  # in the place of a call's number: every call
-AT_ONCE = 2**23  # values of all layers that are sent in one pass of codes
+AT_ONCE = 2**24  # values of all layers that are sent in one pass of codes
 ONE_BY_ONE = 2**26  # the same, of all passes in which each neuron of a layer is on by itself
 
 
@@ -179,5 +179,7 @@ def _changed_once(
 def differs_from_first(x: Tensor, dim: int) -> Tensor:
     """Where the other entries of x [1 + r, ...] differ from its first one along ``dim``: bool [r, d]."""
     first, others = x[:1], x[1:]
-    flags = others.ne(first) & ~(others.isnan() & first.isnan())
+    flags = others.ne(first)
+    if bool((still := first.isnan()).any()):
+        flags &= ~(others.isnan() & still)
     return flags.movedim(dim, 1).flatten(2).any(2) if x.dim() > 2 else flags

@@ -36,7 +36,10 @@ def changed(model: Structure, before: Arrivals, after: Arrivals) -> dict[str, Te
     later = after.places()
 
     def of(place: str, one: Tensor, other: Tensor) -> Tensor:
-        return any_along(differ(one, other), dims.get(place, -1))
+        dim = dims.get(place, -1)
+        if torch.equal(one, other):  # mostly, and soon found
+            return torch.zeros(one.shape[dim], dtype=torch.bool, device=one.device)
+        return any_along(differ(one, other), dim)
 
     return {
         place: torch.stack([of(place, *calls) for calls in zip(arrived, later[place], strict=False)]).any(0)

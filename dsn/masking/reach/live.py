@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ...errors import InputError
+from ..layers import evaluating
 from ..map import FEATURES, NetworkMap, Wiring
 from ..structure import Structure
 from .mapping import arrived_under, find_map
@@ -41,7 +42,7 @@ def wiring_of(model: Structure) -> Wiring:
 @contextmanager
 def _as_selected(model: Structure) -> Iterator[None]:
     """Send values, and let gates and norms be as some task has selected them afterwards."""
-    with model.lock:
+    with evaluating(model):
         values = [gate.values for gate in model.gates_by_path.values()]
         norm_tasks = [norm.task for norm in model.norms()]
         try:

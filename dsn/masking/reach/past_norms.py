@@ -42,7 +42,7 @@ def _felt_past(model: Structure, paths: list[str]) -> bool:
 
 def _raw(model: Structure, paths: list[str], kind: int) -> Emit:
     sender = Sender(model, None, kind)
-    return lambda path, output: sender.draw(output) if path in paths else output
+    return lambda path, output: sender.draw(output).clone() if path in paths else output
 
 
 def _norms_feel(model: Structure, before: Arrivals, after: Arrivals) -> bool:

@@ -40,7 +40,7 @@ def kept(_place: str, x: Tensor) -> Tensor:
 class Arrivals:
     """What one pass brought: to each layer's input, to each norm's input, and to the features.
 
-    To norms, only where all that arrives is kept.
+    To norms that stand behind no layer, and only where all that arrives is kept.
     """
 
     layers: dict[str, list[Tensor]]
@@ -86,7 +86,7 @@ def send(
         def forward(input: Tensor) -> Tensor:
             shape = _output_shape(model, maps[path], path, layer, input, len(layers[path]))
             layers[path].append(keep(path, input))
-            output = input.new_zeros(shape)
+            output = input.new_zeros(1).expand(shape)
             if masked_here:
                 return emitted(path, output)
             return output if raw is None else raw(path, output)
@@ -97,7 +97,7 @@ def send(
         compute = norm.forward
 
         def forward(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-            if watched:
+            if watched and path not in layer_of:
                 norms[path].append(kept(path, x))
             if send_on is None:
                 return compute(x, *args, **kwargs)
@@ -113,10 +113,9 @@ def send(
         model.open_plainly()
         for path, layer in model.layer_modules():
             _stand_in(stack, layer, layer_forward(path, layer, model.norm_of[path] is None))
-        for path, norm in model.backbone.named_modules():
-            if isinstance(norm, TaskNorm):
-                norms[path] = []
-                _stand_in(stack, norm, norm_forward(path, norm, placed.get(path, free_norms)))
+        for path, norm in model.norms_by_path.items():
+            norms[path] = []
+            _stand_in(stack, norm, norm_forward(path, norm, placed.get(path, free_norms)))
         with torch.set_grad_enabled(grad):
             features = model.backbone(x)
     return Arrivals(layers, norms, keep(FEATURES, features))
@@ -124,8 +123,8 @@ def send(
 
 def _stand_in(stack: ExitStack, module: nn.Module, forward: Callable[..., Tensor]) -> None:
     """Let ``module`` run ``forward`` until ``stack`` is closed."""
-    module.forward = forward  # on the instance: the class's own comes back with its removal
-    stack.callback(lambda: module.__dict__.pop("forward"))
+    module.__dict__["forward"] = forward  # on the instance: the class's own comes back with its removal
+    stack.callback(module.__dict__.pop, "forward")
 
 
 def _named(emit: Emit, path: str) -> Emit:

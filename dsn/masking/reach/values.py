@@ -31,15 +31,16 @@ def _pooled(draw: Values) -> Values:
     """As ``draw``, but large shapes are cut from the same :data:`POOL` numbers, over and over, at random."""
 
     @cache
-    def pool() -> Tensor:
-        return draw(torch.Size([POOL]), torch.Generator().manual_seed(0))
+    def pool(times: int) -> Tensor:
+        return draw(torch.Size([POOL]), torch.Generator().manual_seed(0)).repeat(times)
 
     def drawn(shape: torch.Size, random: torch.Generator) -> Tensor:
         n = math.prod(shape)
-        if n <= POOL // 16:
+        if n <= POOL // 64:
             return draw(shape, random)
         start = int(torch.randint(POOL, (), generator=random))
-        return pool().repeat(-(-(n + start) // POOL))[start : start + n].view(shape)
+        times = 2 ** math.ceil(math.log2(1 + n / POOL))
+        return pool(times)[start : start + n].view(shape)
 
     return drawn
 
@@ -141,6 +142,7 @@ class Sender:
         self.signs = torch.Generator().manual_seed(kind)
 
     def draw(self, like: Tensor) -> Tensor:
+        """Values in the shape of ``like``, to be read alone: they may be others' too."""
         shape = torch.Size([*[1] * (2 - like.dim()), *like.shape])  # a batch, and neurons
         return KINDS[self.kind](shape, self.random).view_as(like).to(like)
 
@@ -148,8 +150,9 @@ class Sender:
         if self.masks is None:
             return self._zeros(output)
         gate = self.model.gates_by_path[path]
-        mask = torch.zeros(gate.n, dtype=torch.bool, device=output.device)
-        mask[: len(self.masks[path])] = self.masks[path].to(mask)
+        mask = self.masks[path].to(output.device, torch.bool)
+        if len(mask) < gate.n:  # the layer has grown since
+            mask = torch.cat([mask, mask.new_zeros(gate.n - len(mask))])
         shape = [1] * output.dim()
         shape[gate.neuron_dim] = gate.n
         mask = mask.view(shape)
@@ -157,7 +160,7 @@ class Sender:
             few = output.new_empty(torch.broadcast_shapes(mask.shape, (len(output), *shape[1:])))
             return torch.where(mask, self.draw(few), self._zeros(few)).expand_as(output).contiguous()
         if self.zero is None:  # a finite value times 0 is a 0 of the value's sign
-            return self.draw(output) * mask
+            return self.draw(output) * mask.to(output)
         return torch.where(mask, self.draw(output), self._zeros(output))
 
     def _zeros(self, output: Tensor) -> Tensor:
@@ -167,7 +170,7 @@ class Sender:
 
     def own(self, _name: str, tensor: Tensor) -> Tensor:
         """What every task has its own of may be anything."""
-        return self.draw(tensor)
+        return self.draw(tensor).clone()
 
     def send(self, keep: Keep = kept) -> Arrivals:
         """One pass; what is each task's own is not masked, and may be anything.
@@ -178,7 +181,7 @@ class Sender:
         return send(self.model, self, self.x(), free_norms=self.own, keep=keep, size=self.size)
 
     def x(self) -> Tensor:
-        return self.draw(self.size.zeros(self.model, self.batch))
+        return self.draw(self.size.zeros(self.model, self.batch)).clone()
 
 
 def zero_input(model: Structure) -> Tensor:
