@@ -168,6 +168,8 @@ def settings(strategy: Resumable) -> dict[str, Any]:
         "precision": compute.precision,
         "channels_last": compute.channels_last,
     }
+    if strategy.augment is not None:
+        chosen["augment"] = str(getattr(strategy.augment, "transforms", type(strategy.augment).__name__))
     return plain_values({**chosen, "optimizer": optimizer})
 
 

@@ -47,7 +47,7 @@ class DSN(Resumable, Judging, IterationHooks):
         selection, schedule, transfer, compute: settings, by what they are about.
         replay: arguments of ``dsn.replay.synthesise`` where impressions are needed, with ``images``.
         seed: of the impressions.
-        device, evaluator, **avalanche: as in every Avalanche strategy.
+        device, evaluator, **avalanche: as in every Avalanche strategy; ``augment``: as in ``TaskByTask``.
 
     Validation data are the experiences of the task's label in ``train(experience, eval_streams=[...])``, the
     training experience itself excepted. Without them nothing can be judged, and transfer is left out with a

@@ -1,10 +1,11 @@
 """A stream's tasks one after the other: what every strategy here does around the epochs of a task."""
 
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ..errors import InputError
@@ -46,6 +47,8 @@ class Before(Protocol):
 class TaskByTask(Phases):
     """The base of ``DSN`` and of the baselines, an Avalanche strategy; ``model`` has ``tasks``.
 
+    ``augment``: what each batch of training samples goes through, e.g. a :class:`dsn.augment.Augment`.
+
     Raises:
         InputError: sizes or epochs that are too small; an experience with no or several task labels, or of a
             task learnt before; a loss that is not finite (names task, epoch and iteration).
@@ -61,6 +64,7 @@ class TaskByTask(Phases):
         train_mb_size: int,
         eval_mb_size: int | None,
         schedule: Schedule,
+        augment: Callable[[Tensor], Tensor] | None = None,
         **avalanche: Any,
     ) -> None:
         refuse_below(1, {"train_mb_size": train_mb_size, "eval_mb_size": eval_mb_size})
@@ -74,7 +78,7 @@ class TaskByTask(Phases):
             eval_mb_size=eval_mb_size,
             **avalanche,
         )
-        self.schedule = schedule
+        self.schedule, self.augment = schedule, augment
         self.groups = ParameterGroups(optimizer, model)
         self._begun: Before | None = None
         self._there: nn.Module | None = None
@@ -90,6 +94,12 @@ class TaskByTask(Phases):
         except BaseException:
             self.is_training, self._eval_streams = False, None
             raise
+
+    def _unpack_minibatch(self) -> None:
+        """Avalanche's; then training samples are augmented."""
+        super()._unpack_minibatch()
+        if self.is_training and self.augment is not None:
+            self.mbatch[0] = self.augment(self.mbatch[0])
 
     def go_back(self, task: int, kept: Any) -> None:
         """Make the network what it was before ``task``, which ``kept`` says; see :meth:`_begin`."""

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 from typing_extensions import Self
 
+from dsn.augment import Augment
 from dsn.errors import InputError
 
 from .blocks import Block, NonNegative, NonNegativeFloat, Positive, wrong
@@ -41,6 +42,9 @@ class TrainConfig(Block):
     precision: bfloat16 runs passes under torch's autocast; weights stay float32 (strategy dsn)
     channels_last: memory format of convolutions (dsn)
     compile: training passes through torch.compile (dsn)
+    augment: what training images go through, for every strategy: none, crop_flip (a shift by up to an eighth
+        and mirror images), trivial (TrivialAugmentWide), or a list of torchvision.transforms.v2 names, with
+        arguments as {name: {argument: value}}
     """
 
     epochs: Positive = 10
@@ -62,12 +66,20 @@ class TrainConfig(Block):
     precision: Literal["float32", "bfloat16"] = "float32"
     channels_last: bool = False
     compile: bool = False
+    augment: str | list[str | dict[str, Any]] = "none"
 
     @field_validator("optimizer")
     @classmethod
     def _known_optimizer(cls, name: str) -> str:
         optimizer_class(name)
         return name
+
+    @field_validator("augment")
+    @classmethod
+    def _known_transforms(cls, transforms: Any) -> Any:
+        if transforms != "none":
+            Augment(transforms)
+        return transforms
 
     @model_validator(mode="after")
     def _optimizer_takes_its_arguments(self) -> Self:

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from dsn.augment import Augment
 from dsn.baselines import STRATEGIES, Setting
 from dsn.errors import InputError
 from dsn.training import DSN, Compute, Plateau, Schedule, Selection, Transfer
@@ -37,7 +38,7 @@ def build_strategy(
         input_shape=sample_shape,
         tasks=tasks,
         shared={
-            **_training(config, device, evaluator),
+            **_training(config, device, evaluator, pixel_range),
             "schedule": _schedule(config),
             "train_epochs": total_epochs(config),
         },
@@ -74,13 +75,18 @@ def build_dsn(
         compute=Compute(train.precision, train.channels_last, train.compile),
         replay=replay_arguments(config, pixel_range),
         seed=config.seed,
-        **_training(config, device, evaluator),
+        **_training(config, device, evaluator, pixel_range),
     )
 
 
-def _training(config: Config, device: torch.device, evaluator: Any) -> dict[str, Any]:
+def _training(
+    config: Config, device: torch.device, evaluator: Any, pixel_range: PixelRange | None
+) -> dict[str, Any]:
     """What is the same for every strategy."""
-    return {"train_mb_size": config.train.batch_size, "device": device, "evaluator": evaluator}
+    shared = {"train_mb_size": config.train.batch_size, "device": device, "evaluator": evaluator}
+    if config.train.augment != "none":
+        shared["augment"] = Augment(config.train.augment, pixel_range)
+    return shared
 
 
 def _schedule(config: Config) -> Schedule:

@@ -97,7 +97,7 @@ def send(
         compute = norm.forward
 
         def forward(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-            if watched and path not in layer_of:
+            if watched and path not in behind_layers:
                 norms[path].append(kept(path, x))
             if send_on is None:
                 return compute(x, *args, **kwargs)
@@ -106,6 +106,7 @@ def send(
         return forward
 
     placed = {norm: _named(emitted, path) for path, norm in model.norm_of.items() if norm is not None}
+    behind_layers = set(placed)
     if follow:
         placed |= {f.site: _following(model, emitted, f.leader) for f in model.followers}
     with ExitStack() as stack:
