@@ -102,3 +102,11 @@ def test_a_masked_model_is_wired_as_its_plain_backbone(net: str) -> None:
         return
     assert_alike(wiring_of(model), sent)
     assert wiring_of(model) is wiring_of(model)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_depthwise_convolutions_with_weights_of_any_sign_are_no_products(seed: int) -> None:
+    torch.manual_seed(seed)
+    backbone = backbones.mobilenet(image_size=16, width=0.5)
+    model = mask_neurons(backbone, example_input=torch.zeros(1, 3, 16, 16))
+    assert wiring_of(model).products == ()

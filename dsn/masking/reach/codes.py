@@ -139,6 +139,7 @@ def _changed_once(
     loud, calm = Sender(model, None, kind), Sender(model, None, 0)
     rows = {stage: torch.cat([on[:1] & False, on]).to(model.device) for stage, on in rows.items()}
     found: dict[Stage, Tensor] = {}
+    places = {path: number for number, path in enumerate(model.layers)}
     called, gave = dict.fromkeys(model.layers, 0), dict.fromkeys(model.layers, 0)
 
     def alike(_path: str, x: Tensor) -> Tensor:
@@ -152,6 +153,8 @@ def _changed_once(
 
     def emit(path: str, output: Tensor) -> Tensor:
         on = rows.get((path, ALL), rows.get((path, gave[path])))
+        if through:  # what computes with them does the same in every pass
+            loud.random.manual_seed((places[path] << 16) + gave[path])
         gave[path] += 1
         return (
             torch.zeros_like(output) if on is None else sent(on, output, model.gates_by_path[path].neuron_dim)
