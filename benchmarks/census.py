@@ -25,6 +25,7 @@ TIMM = (
     "convnext_atto", "mixer_s32_224", "dm_nfnet_f0", "regnetx_002", "ghostnet_100", "res2net50_26w_4s",
     "dla34", "ese_vovnet19b_dw", "cspresnet50", "hrnet_w18_small", "repvgg_a0", "xception41", "selecsls42b",
     "skresnet18", "darknet53", "dpn48b", "resnest14d", "poolformer_s12", "visformer_tiny", "legacy_senet154",
+    "deit_tiny_patch16_224", "swin_tiny_patch4_window7_224", "cait_xxs24_224",
 )  # fmt: skip
 
 
@@ -91,6 +92,9 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--only", default="", help="networks whose name has this text")
     parser.add_argument("--below", type=float, default=1e9, help="networks of fewer million weights")
+    parser.add_argument(
+        "--above", type=float, default=0.0, help="networks of as many million weights or more"
+    )
     args = parser.parse_args()
     warnings.simplefilter("ignore")
     counts = {"wraps": 0, "refused": 0, "forgets": 0, "left out": 0}
@@ -103,7 +107,7 @@ def main() -> None:
         size, start = 0, time.process_time()
         try:
             net, head = build()
-            if sum(p.numel() for p in net.parameters()) > 1e6 * args.below:
+            if not args.above <= sum(p.numel() for p in net.parameters()) / 1e6 < args.below:
                 counts["left out"] += 1
                 continue
             size = smallest_size(net)
@@ -120,7 +124,7 @@ def main() -> None:
         print(f"| {name} | {size} | {verdict} | {seconds:.1f} | {said} |", flush=True)
     print(
         f"\n{counts['wraps']} wrap, {counts['refused']} are refused, {counts['forgets']} forget, "
-        f"{counts['left out']} are larger than was asked for."
+        f"{counts['left out']} were not asked for."
     )
 
 

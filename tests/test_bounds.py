@@ -48,7 +48,14 @@ def test_every_dependency_has_a_lower_bound_and_it_is_the_version_that_is_tested
 def test_what_is_imported_is_named():
     known = {"yaml": "pyyaml", "sklearn": "scikit-learn", "PIL": "pillow", "avalanche": "avalanche-lib"}
     known |= {"pydantic_core": "pydantic", "markupsafe": "jinja2"}  # these bring them
-    optional = {"onnx", "onnxruntime", "onnxscript", "timm"}  # used where they are installed
+    optional = {
+        "onnx",
+        "onnxruntime",
+        "onnxscript",
+        "timm",
+        "ray",
+        "submitit",
+    }  # used where they are installed
     imported = set()
     for path in [*ROOT.glob("dsn/**/*.py"), *ROOT.glob("benchmarks/**/*.py")]:
         text = path.read_text(encoding="utf-8")

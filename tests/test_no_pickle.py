@@ -195,7 +195,7 @@ def test_reading_a_run_builds_its_network_without_pretrained_weights(cache, tmp_
 
 def test_no_module_calls_what_loads_pickles():
     """But torchvision, which checks the MD5 of CIFAR's files first."""
-    unsafe = {("pickle", "load"), ("pickle", "loads"), ("pickle", "Unpickler"), ("torch", "load")}
+    unsafe = {("pickle", "load"), ("pickle", "loads"), ("pickle", "Unpickler")}
     unsafe |= {("joblib", "load"), ("pd", "read_pickle"), ("yaml", "unsafe_load")}
     seen = 0
     for path in [*ROOT.glob("dsn/**/*.py"), *ROOT.glob("benchmarks/**/*.py"), ROOT / "run.py"]:
@@ -203,9 +203,12 @@ def test_no_module_calls_what_loads_pickles():
             if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
                 continue
             owner = node.func.value.id if isinstance(node.func.value, ast.Name) else ""
-            assert (owner, node.func.attr) not in unsafe, f"{path}, line {node.lineno}"
-            if (owner, node.func.attr) == ("np", "load"):
-                options = {keyword.arg: ast.literal_eval(keyword.value) for keyword in node.keywords}
-                assert options.get("allow_pickle") is False, f"{path}, line {node.lineno}"
+            options = {keyword.arg: keyword.value for keyword in node.keywords}
+            safe = {("np", "load"): ("allow_pickle", False), ("torch", "load"): ("weights_only", True)}
+            if (owner, node.func.attr) in safe:
+                name, value = safe[owner, node.func.attr]
+                said = options.get(name)
+                assert said is not None and ast.literal_eval(said) is value, f"{path}, line {node.lineno}"
                 seen += 1
+            assert (owner, node.func.attr) not in unsafe, f"{path}, line {node.lineno}"
     assert seen

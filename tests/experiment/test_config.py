@@ -12,7 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dsn.errors import InputError
-from dsn.experiment.config.experiment import Config, ReplayConfig, SelectionConfig, TransferConfig, dump, load
+from dsn.experiment.config.experiment import Config, ReplayConfig, TransferConfig, dump, load
+from dsn.experiment.config.selection import SelectionConfig
 from dsn.experiment.config.train import PlateauConfig, TrainConfig
 from dsn.presets import PRESETS
 from dsn.replay import synthesise
@@ -269,14 +270,15 @@ def test_replay_has_the_defaults_of_the_function_that_it_is_for():
     ids=lambda value: type(value).__name__,
 )
 def test_the_blocks_of_a_config_mirror_the_settings_of_a_strategy(group, block, renamed):
-    """By name and default; a strategy alone has a cache, a config alone says what edges its network has."""
+    """By name and default; a strategy alone has a cache, a config alone says what edges and what fresh
+    neurons its network has."""
     settings = {f.name: getattr(group, f.name) for f in fields(group)}
     there = {renamed.get(name, name): value for name, value in settings.items() if "cache" not in name}
     for name, value in there.items():
         kept = getattr(block, name)
         assert name in ("plateau", "initial") or kept == value, name
     if not isinstance(block, TrainConfig):
-        alone = {"edges"} if isinstance(group, Selection) else set()
+        alone = {"edges", "fresh"} if isinstance(group, Selection) else set()
         assert set(type(block).model_fields) == set(there) | alone
 
 
@@ -361,3 +363,14 @@ def test_an_unknown_preset_or_part_of_one_is_refused_with_what_is_known(file):
     ]:
         with pytest.raises(InputError, match=said):
             call()
+
+
+@pytest.mark.parametrize("edges", ["none", "own", "own_and_sign"])
+def test_balanced_first_edges_need_edges_that_are_read_or_not(edges):
+    overrides = [
+        f"selection.edges={edges}",
+        "selection.planned_tasks=stream",
+        "selection.first_edges=balanced",
+    ]
+    with pytest.raises(InputError, match="selection.first_edges"):
+        load(ROOT / "configs" / "quickstart.yaml", overrides)

@@ -11,7 +11,8 @@ from dsn.masking import MaskedModel, mask_neurons
 from dsn.memory import memory_bytes
 
 from .backbone import Backbone, MLPConfig, TimmConfig, ZooConfig
-from .experiment import Config, SelectionConfig
+from .experiment import Config
+from .selection import SelectionConfig
 
 PixelRange = tuple[Tensor, Tensor]
 """lowest and highest value of a normalised pixel, [C] each"""

@@ -89,7 +89,7 @@ def send(
             output = input.new_zeros(1).expand(shape)
             if masked_here:
                 return emitted(path, output)
-            return output if raw is None else raw(path, output)
+            return (output if raw is None else raw(path, output)).contiguous()  # code may write into it
 
         return forward
 
