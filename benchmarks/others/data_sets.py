@@ -60,15 +60,14 @@ def build(config: DataSetsConfig, seed: int) -> CLScenario:
 
     Raises InputError for unknown names, with the nearest, and for data that cannot be read or downloaded.
     """
-    from benchmarks.others.reading import Raw, build_stream
-    from benchmarks.tasks import PixelScale, measure_scale
+    from benchmarks.others.reading import Raw, build_stream, scale_of
 
     raws = []
     for name in config.datasets:
         images = _load(config, name)
         train, test = (_uniform(x, config.image_size) for x in (images.train_x, images.test_x))
-        scale = measure_scale(train, 255) if config.normalize else PixelScale(255, [0.0] * 3, [1.0] * 3)
-        raws.append(Raw((train, images.train_y), (test, images.test_y), names=images.classes, scale=scale))
+        samples = (train, images.train_y), (test, images.test_y)
+        raws.append(Raw(*samples, names=images.classes, scale=scale_of(config, train)))
     return build_stream(config, raws, seed)
 
 

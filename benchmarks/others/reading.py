@@ -68,7 +68,7 @@ def build_stream(config: StreamConfig, raws: Sequence[Raw], seed: int) -> CLScen
         )
         train = _part(raw.train, torch.from_numpy(rows))
         valid = raw.valid if raw.valid is not None else _part(raw.train, torch.from_numpy(held_out))
-        scale = raw.scale or first or _scale(config, train[0])
+        scale = raw.scale or first or scale_of(config, train[0])
         first = first or scale
         tasks.append(
             Task(
@@ -94,7 +94,8 @@ def _data(samples: Samples, classes: Tensor, scale: PixelScale) -> TaskData | Fl
     return TaskData(x, torch.arange(len(x)), labels, scale)
 
 
-def _scale(config: StreamConfig, x: Tensor) -> PixelScale:
+def scale_of(config: StreamConfig, x: Tensor) -> PixelScale:
+    """How the pixels of x are scaled: normalised by its own means where the config says so."""
     if x.dtype != torch.uint8 or not config.normalize:
         channels = x.shape[1] if x.dim() == 4 else 1
         return PixelScale(255, [0.0] * channels, [1.0] * channels)

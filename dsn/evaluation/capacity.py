@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dsn.masking import MaskedModel
+from dsn.masking.bits import widened
 
 Overlap = NDArray[np.float64]
 
@@ -39,7 +40,7 @@ def neurons(model: MaskedModel) -> dict[int, dict[str, Neurons]]:
     for task in model.committed:
         counts[task] = {}
         for layer, mask in model.masks(task).items():
-            before = _widened(used[layer][: len(mask)], len(mask))
+            before = widened(used[layer][: len(mask)], len(mask))
             after = before | mask
             counts[task][layer] = Neurons(
                 active=int(mask.sum()),
@@ -87,12 +88,7 @@ def _stacked(model: MaskedModel) -> dict[str, NDArray[np.float64]]:
     """Committed masks a layer, as 0.0 and 1.0: layer -> [T, n_l]."""
     masks = [model.masks(task) for task in model.committed]
     return {
-        layer: torch.stack([_widened(mask[layer], n) for mask in masks]).cpu().numpy().astype(np.float64)
+        layer: torch.stack([widened(mask[layer], n) for mask in masks]).cpu().numpy().astype(np.float64)
         for layer, n in model.layers.items()
         if masks
     }
-
-
-def _widened(mask: Tensor, n: int) -> Tensor:
-    """The mask as [n]: neurons that were added to its layer later are not in it."""
-    return torch.cat([mask, mask.new_zeros(n - len(mask))])

@@ -1,4 +1,4 @@
-"""Masks as packed bits: ceil(n/8) bytes for n neurons."""
+"""Masks as packed bits, ceil(n/8) bytes for n neurons, and as wide as their layer is now."""
 
 import torch
 from torch import Tensor
@@ -18,3 +18,8 @@ def unpack_bits(packed: Tensor, n: int) -> Tensor:
     """The bool mask [n] that :func:`pack_bits` packed into uint8 [ceil(n/8)]."""
     weights = torch.tensor(_WEIGHTS, dtype=torch.uint8, device=packed.device)
     return (packed[:, None] & weights).ne(0).view(-1)[:n]
+
+
+def widened(mask: Tensor, n: int) -> Tensor:
+    """The mask as [n]: neurons that were added to its layer later are not in it."""
+    return torch.cat([mask, mask.new_zeros(n - len(mask))])

@@ -121,6 +121,10 @@ class MaskedModel(TaskLife):
         for name, value in know(self, task, parts[0], parts[1]).named().items():
             self.record(task).put(name, value)
 
+    def known(self, task: int) -> Known | None:
+        """What ``task`` has kept of its own data; None where :meth:`know_task` was not called."""
+        return Known.of(dict(self.record(task).named_buffers()))
+
     @torch.no_grad()
     def predict(self, x: Tensor, score: Score = "combined") -> Recognised:
         """Task and class of each input x [n, ...], where nobody says the task: that of the best ``score``.
@@ -131,8 +135,7 @@ class MaskedModel(TaskLife):
         """
         if score not in SCORES:
             raise InputError(f"score is '{score}': choose one of {', '.join(SCORES)}")
-        found = {task: Known.of(dict(self.record(task).named_buffers())) for task in self.committed}
-        known = {task: one for task, one in found.items() if one is not None}
+        known = {task: one for task in self.committed if (one := self.known(task)) is not None}
         with self.lock:
             x = x.to(self.device, self.dtype)
             return choose({task: fit(self, task, one, x) for task, one in known.items()})[score]

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from dsn.errors import InputError
 from dsn.masking import MaskedModel
+from dsn.masking.bits import widened
 from dsn.masking.kinds import per_neuron
 
 from .limits import most_log10_paths, most_nodes
@@ -283,7 +284,4 @@ def _share(log_paths: float, whole: Topology) -> float | None:
 
 def _wide(model: MaskedModel, masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Masks on the CPU, [n] as the layers are now: neurons added since are not in them."""
-    return {
-        p: torch.cat([m.cpu(), torch.zeros(model.layers[p] - len(m), dtype=torch.bool)])
-        for p, m in masks.items()
-    }
+    return {path: widened(mask.cpu(), model.layers[path]) for path, mask in masks.items()}

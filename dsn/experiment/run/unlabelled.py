@@ -36,12 +36,10 @@ class Unlabelled:
             self._samples(stream[place])
             for stream in (self.benchmark.train_stream, self.benchmark.valid_stream)
         ]
-        known = know(network, task, *data)
         if (masked := self._masked(task)) is None:
-            self._known[task] = known
-            return
-        for name, value in known.named().items():
-            masked.record(task).put(name, value)
+            self._known[task] = know(network, task, *data)
+        else:
+            masked.know_task(task, *data)
 
     def row(self, place: int) -> UnlabelledRow:
         """Of the tasks up to the one at ``place``, by what is recognised by each score."""
@@ -89,6 +87,4 @@ class Unlabelled:
 
     def _of(self, task: int) -> Known | None:
         masked = self._masked(task)
-        return (
-            self._known.get(task) if masked is None else Known.of(dict(masked.record(task).named_buffers()))
-        )
+        return self._known.get(task) if masked is None else masked.known(task)

@@ -16,6 +16,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from ..bits import widened
 from .wiring import INPUT, Stage, Wiring
 
 N = TypeVar("N", bound=Hashable)
@@ -77,7 +78,7 @@ class NetworkMap:
 
         Masks shorter than their layer are filled up with zeros.
         """
-        full = {path: _as_long(masks[path], n) for path, n in self.widths.items()}
+        full = {path: widened(masks[path].to("cpu", torch.bool), n) for path, n in self.widths.items()}
         live = {}
         for place, flags in self.always.items():
             live[place] = flags.clone()
@@ -134,9 +135,3 @@ def _groups(names: list[N], places: Sequence[Sequence[tuple[N, Tensor]]]) -> lis
     return [
         sorted(found, key=names.index) for name, found in group.items() if name == min(found, key=names.index)
     ]
-
-
-def _as_long(mask: Tensor, n: int) -> Tensor:
-    full = torch.zeros(n, dtype=torch.bool)
-    full[: len(mask)] = mask.to(full)
-    return full

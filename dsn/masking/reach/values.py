@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ...errors import InputError
+from ..bits import widened
 from ..map import Size
 from ..structure import Structure
 from .sending import Arrivals, Keep, kept, send
@@ -150,9 +151,7 @@ class Sender:
         if self.masks is None:
             return self._zeros(output)
         gate = self.model.gates_by_path[path]
-        mask = self.masks[path].to(output.device, torch.bool)
-        if len(mask) < gate.n:  # the layer has grown since
-            mask = torch.cat([mask, mask.new_zeros(gate.n - len(mask))])
+        mask = widened(self.masks[path].to(output.device, torch.bool), gate.n)
         shape = [1] * output.dim()
         shape[gate.neuron_dim] = gate.n
         mask = mask.view(shape)

@@ -17,7 +17,7 @@ from ...storage import add_tensor
 from ..layers import evaluating
 from ..protection import protected_places
 from ..records import Lateral
-from .fingerprint import Fingerprint, Fingerprints
+from .fingerprint import Fingerprint, Fingerprints, whole_hash
 
 
 class CarriedFingerprints(Fingerprints):
@@ -72,21 +72,13 @@ class CarriedFingerprints(Fingerprints):
         """A hash of what belongs to ``task`` alone."""
         model = self.model
         found = {f"mask.{path}": mask for path, mask in model.open_neurons(task).items()}
-        found |= {f"head.{name}": value for name, value in model.heads[str(task)].named_parameters()}
+        found |= self._head(task) | self._norms(task)
         found |= {f"reads.{name}": value for name, value in model.lateral_heads(task).named_buffers()}
-        for number, norm in enumerate(model.norms()):
-            state = norm.of(task)
-            for name, value in [*state.named_parameters(), *state.named_buffers()]:
-                found[f"norm.{number}.{name}"] = value
         if model.edges is not None:
             for path, edges in model.edges.by_path():
                 values = [*edges.of(task), edges.bits.get(str(task))]
                 found |= {f"edges.{path}.{n}": value for n, value in enumerate(values) if value is not None}
-        digest = hashlib.sha256()
-        for name, value in found.items():
-            digest.update(name.encode())
-            add_tensor(digest, value)
-        return digest.hexdigest()
+        return whole_hash(found)
 
     def _sources(self, task: int) -> list[int]:
         return [cast(Lateral, lateral).source_task for lateral in self.model.lateral_heads(task)]

@@ -70,8 +70,7 @@ class Fingerprints:
     def _weights(self, task: int) -> dict[str, Tensor]:
         model, masks = self.model, self.model.open_neurons(task)
         own, inputs = weights_of(model, task), self._inputs(task, masks)
-        found: dict[str, Tensor] = {}
-        found |= {f"head.{name}": value for name, value in model.heads[str(task)].named_parameters()}
+        found = self._head(task)
         for path, layer in model.layer_modules():
             rows = masks[path].nonzero().flatten()
             found[f"{path}.mask"] = masks[path]
@@ -81,7 +80,14 @@ class Fingerprints:
             found[f"{path}.weight"] = weight
             if bias is not None:
                 found[f"{path}.bias"] = bias[rows]
-        for number, norm in enumerate(model.norms()):
+        return found | self._norms(task)
+
+    def _head(self, task: int) -> dict[str, Tensor]:
+        return {f"head.{name}": value for name, value in self.model.heads[str(task)].named_parameters()}
+
+    def _norms(self, task: int) -> dict[str, Tensor]:
+        found: dict[str, Tensor] = {}
+        for number, norm in enumerate(self.model.norms()):
             state = norm.of(task)
             found |= {f"norm.{number}.{k}": v for k, v in [*state.named_parameters(), *state.named_buffers()]}
         return found
@@ -105,8 +111,13 @@ def _level(logits: Tensor) -> float | None:
 
 
 def _hash(tensors: dict[str, Tensor]) -> str:
+    return whole_hash(tensors)[:DIGITS]
+
+
+def whole_hash(tensors: dict[str, Tensor]) -> str:
+    """sha256 of names and values, in hexadecimal."""
     digest = hashlib.sha256()
     for name, tensor in tensors.items():
         digest.update(f"{name} ".encode())
         add_tensor(digest, tensor)
-    return digest.hexdigest()[:DIGITS]
+    return digest.hexdigest()

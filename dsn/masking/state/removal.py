@@ -18,9 +18,9 @@ from typing import cast
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from ...errors import InputError
+from ..bits import widened
 from ..computes import Computes
 from ..edges.owners import Owners
 from ..kinds import layer_kind, per_neuron
@@ -160,9 +160,9 @@ def _used_by(model: Computes, *tasks: int) -> Weights:
     inputs = [read_inputs(model, mask) for mask in masks]
     for path, layer in model.layer_modules():
         n, kind = len(layer.weight), layer_kind(layer)
-        rows = [F.pad(mask[path], (0, n - len(mask[path]))) for mask in masks]
+        rows = [widened(mask[path], n) for mask in masks]
         blocks = [kind.block(layer.weight, r, i[path]) for r, i in zip(rows, inputs, strict=True)]
-        none = torch.zeros_like(layer.weight[:, 0], dtype=torch.bool).view(n, -1)[:, 0]
+        none = torch.zeros(n, dtype=torch.bool, device=layer.weight.device)
         block = torch.zeros_like(layer.weight, dtype=torch.bool)
         for one in blocks:
             block |= one
