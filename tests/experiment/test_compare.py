@@ -105,6 +105,10 @@ def test_what_is_written_agrees_with_the_runs(inline, tiny, tmp_path):
         assert load(folder / "config.yaml").model_dump(mode="json") == result.config
         assert (run.measures["acc"], run.measures["seconds"]) == (result.metrics.acc, result.timings.total)
         assert tuple(run.measures) == MEASURES
+        memory = result.memory
+        beside = sum(memory.bytes_per_task) + memory.shared_bytes + memory.stored_sample_bytes
+        assert run.measures["parameters"] == (memory.used_bytes + beside) / 4
+        assert run.measures["capacity"] == (memory.used_bytes + beside) / memory.backbone_bytes
     for run in stream.runs:
         if run.strategy == "dsn":
             alone = results["independent", run.seed].matrix[-1]
@@ -117,6 +121,7 @@ def test_what_is_written_agrees_with_the_runs(inline, tiny, tmp_path):
     (difference,) = stream.differences
     assert difference.mean == pytest.approx(np.mean(accs["independent"]) - np.mean(accs["dsn"]))
     assert comparison.reference == "dsn" and difference.seeds == [0, 1]
+    assert " capacity " in text
     for strategy, values in accs.items():
         assert f" {strategy} " in text and f"{100 * np.mean(values):.2f} ± " in text
 

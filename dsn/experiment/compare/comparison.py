@@ -27,6 +27,8 @@ MEASURES = (
     "task_bytes",
     "shared_bytes",
     "stored_samples",
+    "capacity",
+    "parameters",
     "seconds",
 )
 """What is known of each run: the metrics, then what its strategy keeps, then its time in seconds."""

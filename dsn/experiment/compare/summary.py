@@ -35,6 +35,8 @@ def measures(result: Result, independent: Result | None) -> dict[str, float | No
         "task_bytes": None if memory is None else float(np.mean(memory.bytes_per_task)),
         "shared_bytes": None if memory is None else memory.shared_bytes,
         "stored_samples": None if memory is None else memory.stored_samples,
+        "capacity": None if memory is None else memory.capacity,
+        "parameters": None if memory is None else memory.parameters,
         "seconds": result.timings.total,
     }
     return {name: values[name] for name in MEASURES}

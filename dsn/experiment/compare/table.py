@@ -30,6 +30,10 @@ def _bytes(interval: Interval) -> str:
     return f"{size:.0f} B" if unit == "B" else f"{size:.3g} {unit}"
 
 
+def _numbers(interval: Interval) -> str:
+    return _bytes(interval).removesuffix("B").replace("k", "K").strip()
+
+
 def _count(interval: Interval) -> str:
     return f"{interval.mean:.0f}"
 
@@ -48,6 +52,8 @@ COLUMNS: dict[str, tuple[str, int, Callable[[Interval], str]]] = {
     "task_bytes": ("bytes\na task", -1, _bytes),
     "shared_bytes": ("shared\nbytes", -1, _bytes),
     "stored_samples": ("stored\nsamples", -1, _count),
+    "capacity": ("capacity", -1, _points),
+    "parameters": ("param-\neters", -1, _numbers),
     "seconds": ("seconds", -1, _seconds),
 }
 """By measure: its heading, 1 if more is better and -1 if less is, and how a mean is shown."""

@@ -16,7 +16,7 @@ from ..result.result import Result
 from .source import StreamRuns
 
 LEVEL = 0.05
-Unit = Literal["percent", "points", "bytes", "seconds"]
+Unit = Literal["percent", "points", "bytes", "seconds", "count"]
 
 
 @dataclass(frozen=True)
@@ -40,10 +40,21 @@ def _metric(name: str) -> Callable[[Result], float | None]:
 
 def stored_bytes(result: Result) -> float | None:
     """What a strategy keeps beside the backbone's weights; None where the run did not measure it."""
-    memory = result.memory
-    if memory is None:
-        return None
-    return float(sum(memory.bytes_per_task) + memory.shared_bytes + memory.stored_sample_bytes)
+    return None if result.memory is None else float(result.memory.stored_bytes)
+
+
+def capacity(result: Result) -> float | None:
+    """Percent of one dense network's bits that all tasks together keep; None where it was not measured.
+
+    WSN (Kang et al. 2022), section 4: the used weights, and the masks. Samples kept for later count too.
+    """
+    share = None if result.memory is None else result.memory.capacity
+    return None if share is None else 100 * share
+
+
+def parameters(result: Result) -> float | None:
+    """All that is kept, as so many numbers of 32 bits; None where it was not measured."""
+    return None if result.memory is None else result.memory.parameters
 
 
 def seconds(result: Result) -> float:
@@ -65,6 +76,8 @@ MEASURES = (
     Measure("cil_acc", "ACC without task id", "percent", _metric("cil_acc"), "highest"),
     Measure("task_inference", "task found", "percent", _metric("task_inference"), "highest"),
     STORED,
+    Measure("capacity", "capacity", "percent", capacity, "lowest"),
+    Measure("parameters", "parameters", "count", parameters, "lowest"),
     SECONDS,
 )
 

@@ -22,6 +22,8 @@ def shown(value: float | None, unit: Unit) -> str:
             return shown_bytes(value)
         case "seconds":
             return shown_seconds(value)
+        case "count":
+            return shown_bytes(value).removesuffix("B").replace("k", "K").strip()
 
 
 def shown_estimate(estimate: Estimate | None, unit: Unit) -> str:

@@ -20,7 +20,7 @@ from ..config.problems import nearest
 from ..engine.options import Choice
 from ..result.result import Result, write_whole
 from .markdown import escape
-from .measures import MEASURES, estimate, stored_bytes
+from .measures import MEASURES, capacity, estimate
 from .numbers import MISSING, PLUS_MINUS, counted, listed, shown, shown_estimate, signed
 from .published import (
     NOTHING,
@@ -197,17 +197,6 @@ def _agrees(paper: Published | None, ours: Estimate | None) -> str:
 def _percent(results: list[Result]) -> str:
     found = [value for value in map(capacity, results) if value is not None]
     return f"{np.mean(found):.1f}%" if found else MISSING
-
-
-def capacity(result: Result) -> float | None:
-    """Percent of one dense network's bits that all tasks together keep; None where it was not measured.
-
-    WSN (Kang et al. 2022), section 4: the used weights, and the masks. Samples kept for later count too.
-    """
-    memory, kept = result.memory, stored_bytes(result)
-    if memory is None or kept is None or memory.used_bytes is None or not memory.backbone_bytes:
-        return None
-    return 100 * (memory.used_bytes + kept) / memory.backbone_bytes
 
 
 def _unlike(paper: Published | None, here: Protocol | None) -> list[str]:

@@ -21,6 +21,8 @@ EXPLAINED = {
     "cil_acc": "mean accuracy at the end where nobody says which task an input is of, by the combined score",
     "task_inference": "how often the task is found there",
     "stored_bytes": "kept beside the backbone's weights",
+    "capacity": "bits of used weights and of all kept beside them, percent of one dense network's",
+    "parameters": "the same as so many numbers of 32 bits",
     "seconds": "wall clock, learning and evaluating",
 }
 UNITS = {"percent": "%", "points": "points"}

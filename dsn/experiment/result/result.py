@@ -111,6 +111,22 @@ class Memory(Part):
     used_bytes: int | None = None
     """of them, those that some task uses and no seed gives again; 0 where tasks have networks of their own"""
 
+    @property
+    def stored_bytes(self) -> int:
+        """Kept beside the backbone's weights."""
+        return sum(self.bytes_per_task) + self.shared_bytes + self.stored_sample_bytes
+
+    @property
+    def parameters(self) -> float | None:
+        """All that is kept, used weights too, as so many numbers of 32 bits; None in older files."""
+        return None if self.used_bytes is None else (self.used_bytes + self.stored_bytes) / 4
+
+    @property
+    def capacity(self) -> float | None:
+        """Its bits over one dense network's: WSN's (Kang et al. 2022, section 4), with packed masks."""
+        kept, dense = self.parameters, self.backbone_bytes
+        return None if kept is None or not dense else 4 * kept / dense
+
 
 class Row(Part):
     """Hashes of the tasks learnt so far, taken after the last of ``tasks``; one entry a task, in order."""
