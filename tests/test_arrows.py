@@ -10,7 +10,13 @@ ROOT = Path(__file__).parent.parent
 ORDER = ["masking", "replay", "transfer", "training", "baselines", "experiment", "cli"]
 ROOMS = ["base", "config", "result", "run", "engine", "labs", "compare", "report"]
 """of dsn/experiment, from the lowest; labs and compare stand side by side"""
-AVALANCHE = {"dsn/training", "dsn/baselines", "dsn/evaluation/plugin.py", "benchmarks"}
+AVALANCHE = {
+    "dsn/training",
+    "dsn/baselines",
+    "dsn/evaluation/plugin.py",
+    "dsn/evaluation/trackers.py",
+    "benchmarks",
+}
 
 
 def imports(path: Path) -> set[str]:

@@ -42,4 +42,17 @@ def do(options: argparse.Namespace, _words: list[str]) -> None:
     with importing_avalanche():
         from ..experiment.run.run import run
 
-    run(config, options.out, name=options.config.stem, verbose=options.verbose, resume=options.resume)
+    run(
+        config,
+        options.out,
+        name=options.config.stem,
+        verbose=options.verbose,
+        resume=options.resume,
+        page=None if config.tracker in ("none", "tensorboard") else _page,
+    )
+
+
+def _page(folder: Path, out: Path) -> Path:
+    from ..experiment.report.write import report
+
+    return report(folder, out)

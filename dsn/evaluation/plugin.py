@@ -1,7 +1,6 @@
 """The accuracy matrix and its metrics for any Avalanche strategy, as a PluginMetric."""
 
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,7 +8,6 @@ import torch
 from avalanche.evaluation import PluginMetric
 from avalanche.evaluation.metric_results import MetricValue
 from avalanche.evaluation.metrics import accuracy_metrics, loss_metrics
-from avalanche.logging import TensorboardLogger
 from avalanche.training.plugins import EvaluationPlugin
 from torch import Tensor
 
@@ -155,26 +153,12 @@ class TransferMetrics(PluginMetric[dict[str, float | None]]):
         return not nested and strategy.experience.origin_stream.name == self.stream
 
 
-def evaluator(
-    metrics: TransferMetrics, loggers: list[Any], tensorboard: Path | None = None
-) -> EvaluationPlugin:
+def evaluator(metrics: TransferMetrics, loggers: list[Any], *, curves: bool = False) -> EvaluationPlugin:
     """An Avalanche evaluator of these metrics; ``loggers`` are its loggers, at least one.
 
-    ``tensorboard``: a folder for the logs of Avalanche's TensorboardLogger, which then also get loss and
-    accuracy of each training epoch. They count from there where an epoch goes on after an interruption.
+    ``curves``: loss and accuracy of each training epoch too. They count from there where an epoch goes on
+    after an interruption.
     """
-    if tensorboard is None:
+    if not curves:
         return EvaluationPlugin(metrics, loggers=loggers)
-    return EvaluationPlugin(
-        metrics,
-        loss_metrics(epoch=True),
-        accuracy_metrics(epoch=True),
-        loggers=[*loggers, TensorboardLogger(str(tensorboard))],
-    )
-
-
-def close_logs(plugin: EvaluationPlugin) -> None:
-    """Write out what TensorBoard's logger still holds back."""
-    for logger in plugin.loggers:
-        if isinstance(logger, TensorboardLogger):
-            logger.writer.close()
+    return EvaluationPlugin(metrics, loss_metrics(epoch=True), accuracy_metrics(epoch=True), loggers=loggers)

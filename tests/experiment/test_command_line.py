@@ -226,7 +226,7 @@ def test_the_home_folder_alone_is_shortened(monkeypatch, home, text, shown):
         ("compare", "seed=3"),
         ("compare", "strategy=ewc"),
         ("transfer-lab", "seed=1"),
-        ("transfer-lab", "tensorboard=true"),
+        ("transfer-lab", "tracker=wandb"),
         ("settings-ablation", "checkpoint.minutes=1"),
     ],
 )

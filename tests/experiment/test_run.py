@@ -328,7 +328,7 @@ def test_the_command_of_the_parser_is_required(main, capsys):
 def test_tensorboard_gets_every_epoch_and_the_metrics_and_changes_nothing(tiny, tmp_path) -> None:
     short = ["stream.tasks=2", "train.epochs=3", "transfer.tasks=0", "transfer.forward=0"]
     plain, *_ = quiet_run(tiny(*short), tmp_path / "plain")
-    logged, *_ = quiet_run(tiny(*short, "tensorboard=true"), tmp_path / "logged")
+    logged, *_ = quiet_run(tiny(*short, "tracker=tensorboard"), tmp_path / "logged")
     assert logged.accuracy_matrix == plain.accuracy_matrix
     logs = EventAccumulator(str(tmp_path / "logged" / "tensorboard"))
     logs.Reload()

@@ -11,7 +11,8 @@ from contextlib import suppress
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-RUN = ("config.yaml", "matrix.csv", "result.json", "accuracy_matrix.png", "neurons.png", "model.safetensors")
+MODEL = "model.safetensors"
+RUN = ("config.yaml", "matrix.csv", "result.json", "accuracy_matrix.png", "neurons.png", MODEL)
 LABS = (
     *(f"lab.{ending}" for ending in ("json", "csv", "md", "png")),
     *(f"{kind}.{ending}" for kind in ("ablation", "settings", "topology") for ending in ("json", "md")),

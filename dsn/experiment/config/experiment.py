@@ -139,7 +139,8 @@ class Config(Block):
     strategy: dsn or one of ``dsn.baselines.STRATEGIES``; ``baselines`` has their hyper-parameters
     device: auto takes a GPU if there is one; else as torch names it, e.g. cpu or cuda:1
     threads: CPU threads of torch; null leaves torch's own choice
-    tensorboard: also write logs for TensorBoard, by Avalanche's logger, into the folder of the run
+    tracker: where curves and results go beside the folder of the run: tensorboard (into that folder), wandb,
+        mlflow; their own environment variables say where they keep them (``dsn.evaluation.trackers``)
     """
 
     preset: Literal["paper", "default"] | None = None
@@ -157,12 +158,12 @@ class Config(Block):
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     device: str = "auto"
     threads: Annotated[int, Field(gt=0, le=1024)] | None = None
-    tensorboard: bool = False
+    tracker: Literal["none", "tensorboard", "wandb", "mlflow"] = "none"
 
     @model_validator(mode="before")
     @classmethod
     def _filled_by_the_preset(cls, values: Any) -> Any:
-        return filled(values)
+        return filled(without_old_names(values))
 
     @field_validator("device")
     @classmethod
@@ -247,8 +248,17 @@ class Config(Block):
         return self
 
 
-WITHOUT_INFLUENCE = ("checkpoint", "resources")
-"""blocks that say how a run is made, and nothing about what it finds"""
+WITHOUT_INFLUENCE = ("checkpoint", "resources", "tracker")
+"""keys that say how a run is made, and nothing about what it finds"""
+
+
+def without_old_names(values: Any) -> Any:
+    """``tensorboard: true``, of older folders, is ``tracker: tensorboard``."""
+    if not isinstance(values, dict) or not isinstance(values.get("tensorboard"), bool):
+        return values
+    values = dict(values)
+    old = "tensorboard" if values.pop("tensorboard") else "none"
+    return {"tracker": old, **values}
 
 
 def load(path: Path, overrides: list[str] | None = None) -> Config:

@@ -11,7 +11,7 @@ from .yaml_file import read_yaml
 
 SEEDS = "it takes --seeds"
 NO_RUN = "it keeps and evaluates nothing else"
-OF_A_LAB = {"seed": SEEDS, "evaluation": NO_RUN, "checkpoint": NO_RUN, "tensorboard": NO_RUN}
+OF_A_LAB = {"seed": SEEDS, "evaluation": NO_RUN, "checkpoint": NO_RUN, "tracker": NO_RUN}
 PLAIN = "it trains plain networks with masks over weights"
 UNUSED: dict[str, dict[str, str]] = {
     "compare": {"seed": SEEDS, "strategy": "it takes --strategies"},

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,8 @@ from rich.console import Console
 
 from dsn.baselines import masked_model_memory
 from dsn.evaluation.metrics import Matrix
-from dsn.evaluation.plugin import TransferMetrics, close_logs, evaluator
+from dsn.evaluation.plugin import TransferMetrics, evaluator
+from dsn.evaluation.trackers import Tracker
 from dsn.masking import MaskedModel
 from dsn.masking.state.carried import CarriedFingerprints
 
@@ -37,7 +37,7 @@ class Session:
 
     benchmark: the stream of ``config``, as ``benchmarks.streams.build`` makes it
     verbose: also show the loss of every epoch and the topology of every task
-    tensorboard: a folder for such logs
+    tracker: where curves and results go as well
     """
 
     config: Config
@@ -45,7 +45,7 @@ class Session:
     device: torch.device
     console: Console
     verbose: bool = False
-    tensorboard: Path | None = None
+    tracker: Tracker | None = None
 
     @property
     def tasks(self) -> int:
@@ -70,7 +70,9 @@ def learn(session: Session, saved: Saved | None = None) -> Learnt:
     metrics = TransferMetrics(benchmark.test_stream.name)
     _say_whether_transfer_is_off(session)
     with make_progress(session) as progress:
-        observer = evaluator(metrics, [progress], session.tensorboard)
+        tracker = session.tracker
+        loggers = [progress] if tracker is None else [progress, tracker.logger]
+        observer = evaluator(metrics, loggers, curves=tracker is not None)
         strategy = build_strategy(
             config,
             sample_shape(benchmark),
@@ -86,7 +88,6 @@ def learn(session: Session, saved: Saved | None = None) -> Learnt:
         elif config.evaluation.random:
             strategy.eval(benchmark.test_stream)
         _follow(course, session)
-        close_logs(observer)
     return _learnt(course, session)
 
 
@@ -188,7 +189,7 @@ def _say_what_is_fresh(console: Console, model: object) -> None:
 def learn_independent(session: Session, saved: Saved | None = None) -> list[float]:
     """Test accuracy of one dense network a task, of the same backbone and as many epochs in all."""
     change = {"strategy": "independent", "evaluation": EvaluationConfig()}
-    alone = replace(session, config=session.config.model_copy(update=change), tensorboard=None)
+    alone = replace(session, config=session.config.model_copy(update=change), tracker=None)
     return [float(value) for value in learn(alone, saved).matrix[-1]]
 
 

@@ -3,7 +3,7 @@
 import shutil
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,12 +14,13 @@ from rich.console import Console
 from benchmarks import streams
 from dsn.errors import InputError, Stopped
 from dsn.evaluation.metrics import all_metrics
+from dsn.evaluation.trackers import start_tracker
 from dsn.storage import Tree, first_difference
 
 from ..base.console import make_console, say
 from ..base.folder import output_folder
 from ..base.interrupts import Interrupts
-from ..config.experiment import WITHOUT_INFLUENCE, Config
+from ..config.experiment import WITHOUT_INFLUENCE, Config, without_old_names
 from ..config.faults import explain, explained
 from ..config.machine import environment, set_up
 from ..result.files import task_uses, write
@@ -40,6 +41,7 @@ from .learnt import Learnt, learnt_of, tree_of
 from .run_folder import drop, held
 from .stopwatch import Stopwatch
 from .terminal import show_result
+from .tracking import Page, open_until_done, tell
 
 TENSORBOARD = "tensorboard"
 
@@ -52,6 +54,7 @@ def run(
     console: Console | None = None,
     verbose: bool = False,
     resume: bool = False,
+    page: Page | None = None,
 ) -> tuple[Result, Path]:
     """Learn the stream of ``config``; return the result and the folder it was written to.
 
@@ -63,6 +66,7 @@ def run(
         verbose: also show the loss of every epoch and the topology of every task.
         resume: go on with the run that was interrupted in ``out``, or by default in the last such folder; a
             finished one is returned as it is, and where there is none, a new one begins.
+        page: makes the page that a tracker gets beside the result's files.
 
     Sets torch's seeds, number of threads and deterministic kernels for the whole process.
 
@@ -80,14 +84,19 @@ def run(
                 drop(folder)
             return result, out
         try:
-            with output_folder(out, folder_name) as (unfinished, target):
-                device = set_up(config)
-                checkpoints = Checkpoints(folder, config, str(device), interrupts, console)
-                saved = checkpoints.load() if resume else None
-                if resume and saved is None:
-                    say(console, "nothing to resume, the run begins")
-                begun = begin(config, device, checkpoints, saved, console, verbose)
-                result = finish(begun, unfinished)
+            with ExitStack() as until_done:
+                with output_folder(out, folder_name) as (unfinished, target):
+                    device = set_up(config)
+                    checkpoints = Checkpoints(folder, config, str(device), interrupts, console)
+                    saved = checkpoints.load() if resume else None
+                    if resume and saved is None:
+                        say(console, "nothing to resume, the run begins")
+                    begun = begin(config, device, checkpoints, saved, console, verbose)
+                    tracker = begun.session.tracker
+                    until_done.enter_context(open_until_done(tracker))
+                    result = finish(begun, unfinished)
+                if tracker is not None:
+                    tell(tracker, result, target, page, console)
             drop(folder)
         except (KeyboardInterrupt, SystemExit) as error:
             number = error.signal if isinstance(error, Stopped) else signal.SIGINT
@@ -101,7 +110,7 @@ def run(
 def finished(config: Config, out: Path, console: Console) -> Result:
     """The result that is in ``out`` already. Raises InputError where it is one of another config."""
     result = read_result(out / RESULT)
-    old, new = dict(result.config), config.model_dump(mode="json")
+    old, new = without_old_names(result.config), config.model_dump(mode="json")
     for block in WITHOUT_INFLUENCE:
         old.pop(block, None), new.pop(block)
     if (found := first_difference(old, new)) is not None:
@@ -114,8 +123,8 @@ def finished(config: Config, out: Path, console: Console) -> Result:
 class Unfinished:
     """A run in progress.
 
-    saved: what it goes on from, a tree with its "seconds" and, each None where it has not come so far, its
-        "course", what it has "learnt", and the course of its "references"
+    saved: what it goes on from, a tree with its "seconds" and, each None where there is none so far, its
+        "course", what it has "learnt", the course of its "references", and the id that its "tracker" gave it
     """
 
     session: Session
@@ -128,9 +137,13 @@ class Unfinished:
         """Where the course called ``part`` goes on, and how it is kept, beside what is ``learnt`` already."""
 
         def at_rest(before: str, make: Callable[[], Tree]) -> None:
-            self.checkpoints.rest(before, lambda: {"seconds": self.watch(), "learnt": learnt, part: make()})
+            self.checkpoints.rest(before, lambda: self._state() | {"learnt": learnt, part: make()})
 
         return Saved(at_rest, self.saved[part])
+
+    def _state(self) -> dict[str, Any]:
+        tracker = self.session.tracker
+        return {"seconds": self.watch(), "tracker": None if tracker is None else tracker.id}
 
 
 def begin(
@@ -142,11 +155,15 @@ def begin(
     verbose: bool,
 ) -> Unfinished:
     """The run of ``config``, from ``saved`` on, None for the start."""
-    state = {"seconds": 0.0, "learnt": None, "course": None, "references": None} | (saved or {})
-    logs = checkpoints.folder / TENSORBOARD if config.tensorboard else None  # they outlive an interruption
+    state = (
+        dict.fromkeys(("tracker", "learnt", "course", "references"), None) | {"seconds": 0.0} | (saved or {})
+    )
     with explained(config):
         benchmark = streams.build(config.stream, config.seed)
-    session = Session(config, benchmark, device, console, verbose, logs)
+    logs = checkpoints.folder / TENSORBOARD  # they outlive an interruption
+    made_with = config.model_dump(mode="json")
+    tracker = start_tracker(config.tracker, checkpoints.folder.stem, made_with, logs, state["tracker"])
+    session = Session(config, benchmark, device, console, verbose, tracker)
     say(console, f"{config.stream.name}, {config.strategy} on {device}")
     watch = Stopwatch(state["seconds"] if isinstance(state["seconds"], float) else 0.0)
     return Unfinished(session, checkpoints, state, watch, resumed=saved is not None)
@@ -168,9 +185,9 @@ def finish(run: Unfinished, folder: Path) -> Result:
             independent = learn_independent(session, course)
         result = result_of(session, learnt, independent, learnt_at, run.watch())
         result = write(result, config, learnt.model, session.benchmark.pixel_range, folder)
-        logs = session.tensorboard
-        if logs is not None and logs.is_dir():
-            shutil.move(logs, folder / TENSORBOARD)
+        if session.tracker is not None and config.tracker == "tensorboard":
+            session.tracker.close(finished=True)
+            shutil.move(run.checkpoints.folder / TENSORBOARD, folder / TENSORBOARD)
     return result
 
 
