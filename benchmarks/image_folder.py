@@ -73,6 +73,7 @@ def load(config: ImageFolderConfig) -> Images:
 
 def _load_one_folder(config: ImageFolderConfig, root: Path) -> Images:
     import numpy as np
+    import torch
 
     from benchmarks.splitting import pick_rows
     from benchmarks.tasks import Images
@@ -87,27 +88,32 @@ def _load_one_folder(config: ImageFolderConfig, root: Path) -> Images:
     for name, paths in files.items():
         if len(paths) < 2:
             raise InputError(f"{root / name} has one image; stream.test_share needs two or more a class")
-    x, y = _decode(config, files)
     random = np.random.default_rng(_SPLIT_SEED)
-    train, test = pick_rows(
-        y.numpy(), range(len(files)), limit=None, validation=config.test_share, random=random
+    rows = pick_rows(
+        _labels(files).numpy(), range(len(files)), limit=None, validation=config.test_share, random=random
     )
-    return Images(x[train], y[train], x[test], y[test], classes=_names(files))
+    paths = [path for of_class in files.values() for path in of_class]
+    parts = [_decode_files(config, [paths[row] for row in part]) for part in rows]
+    y = [_labels(files)[torch.from_numpy(part)] for part in rows]
+    return Images(parts[0], y[0], parts[1], y[1], classes=_names(files))
 
 
 def _decode(config: ImageFolderConfig, files: dict[str, list[Path]]) -> tuple[torch.Tensor, torch.Tensor]:
-    import torch
+    return _decode_files(config, [path for paths in files.values() for path in paths]), _labels(files)
 
+
+def _decode_files(config: ImageFolderConfig, files: Sequence[Path]) -> torch.Tensor:
     from benchmarks.images.decoding import decode_images
 
-    x = decode_images(
-        [path for paths in files.values() for path in paths],
-        size=config.image_size,
-        channels=3 if config.channels == "rgb" else 1,
-        cache=config.cache,
-    )
+    channels = 3 if config.channels == "rgb" else 1
+    return decode_images(files, size=config.image_size, channels=channels, cache=config.cache)
+
+
+def _labels(files: dict[str, list[Path]]) -> torch.Tensor:
+    import torch
+
     counts = torch.tensor([len(paths) for paths in files.values()])
-    return x, torch.repeat_interleave(torch.arange(len(files)), counts)
+    return torch.repeat_interleave(torch.arange(len(files)), counts)
 
 
 def _names(files: dict[str, list[Path]]) -> list[str]:

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from avalanche.benchmarks import CLScenario
 
 
+_FEW = 1024  # images
+
+
 @dataclass(frozen=True)
 class Images:
     """A labelled data set in memory.
@@ -62,14 +65,21 @@ class PixelScale:
         return self(darkest).flatten(), self(darkest + self.top).flatten()
 
 
-def measure_scale(pixels: Tensor, top: int) -> PixelScale:
-    """Scale by the mean and standard deviation (at least one grey level) of these images, a channel each."""
+def measure_scale(pixels: Tensor, top: int, rows: Tensor | None = None) -> PixelScale:
+    """Scale by the mean and standard deviation (at least one grey level) of these images, a channel each.
+
+    ``rows``: of them alone; they are looked at a few at a time.
+    """
     levels = np.arange(top + 1) / top
-    mean, std = [], []
-    for channel in range(pixels.shape[1]):
-        counts = np.bincount(pixels[:, channel].numpy().ravel(), minlength=top + 1)
-        mean.append(float(np.average(levels, weights=counts)))
-        std.append(max(float(np.average((levels - mean[-1]) ** 2, weights=counts) ** 0.5), 1 / top))
+    counts = np.zeros((pixels.shape[1], top + 1), np.int64)
+    for some in torch.arange(len(pixels)).split(_FEW) if rows is None else rows.split(_FEW):
+        for channel, seen in enumerate(pixels[some].unbind(1)):
+            counts[channel] += np.bincount(seen.numpy().ravel(), minlength=top + 1)
+    mean = [float(np.average(levels, weights=seen)) for seen in counts]
+    std = [
+        max(float(np.average((levels - m) ** 2, weights=seen) ** 0.5), 1 / top)
+        for m, seen in zip(mean, counts, strict=True)
+    ]
     return PixelScale(top, mean, std)
 
 
@@ -223,7 +233,7 @@ def _scale(config: StreamConfig, images: Images, first_task: Tensor) -> PixelSca
     if not config.normalize:
         return PixelScale(images.top, [0.0] * channels, [1.0] * channels)
     if images.mean is None or images.std is None:
-        return measure_scale(images.train_x[first_task], images.top)
+        return measure_scale(images.train_x, images.top, first_task)
     return PixelScale(images.top, images.mean, images.std)
 
 

@@ -3,6 +3,7 @@
 Shapes as in ``samples.py``.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,6 +21,7 @@ from .samples import (
     read_at_once,
     read_items,
     read_samples,
+    read_some,
     same_samples,
     sample_bytes,
     with_unknown_classes,
@@ -129,6 +131,11 @@ class Loading(SupervisedTemplate):
             options=options,
             **batches,
         )
+
+    def read_some(self, seed: int) -> tuple[Tensor, Tensor]:
+        """x [n, ...], y [n] of the experience; of one beyond ``cache_bytes`` as many as stay below."""
+        most = self.cache_bytes // (4 * math.prod(self.model.input_shape))
+        return read_some(self.adapted_dataset, most, seed)
 
     def refuse_foreign_type(self, x: Tensor) -> None:
         """Raise InputError for samples of another type than the weights: nothing converts them on the way."""

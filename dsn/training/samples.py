@@ -226,6 +226,14 @@ def read_samples(dataset: Any) -> tuple[Tensor, Tensor]:
     return kept if finish is None else finish(kept), y
 
 
+def read_some(dataset: Any, most: int, seed: int) -> tuple[Tensor, Tensor]:
+    """The same of at most ``most`` samples, in their order; drawn by ``seed`` where there are more."""
+    if len(dataset) <= max(1, most):
+        return read_samples(dataset)
+    rows = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(seed))[: max(1, most)]
+    return collate(dataset, [dataset[i] for i in rows.sort().values.tolist()])
+
+
 def read_compact(dataset: Any) -> tuple[Tensor, Tensor, Finish | None]:
     """The same in compact memory, e.g. uint8, and what makes x of some rows of it; None where that is x."""
     return read_at_once(dataset) or (*read_items(dataset), None)

@@ -168,6 +168,7 @@ class Compute:
         workers as ``train(..., num_workers=...)`` says, so that random transforms are drawn anew. So are
         those that would take more than ``cache_bytes``, and with False all. "always": read once, whatever
         they are; for data sets and transforms of your own that draw nothing
+    cache_bytes: also the most that the end of a task looks at: samples drawn at random, where there are more
     """
 
     precision: str = "float32"

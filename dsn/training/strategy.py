@@ -27,7 +27,7 @@ from .judging import Judging
 from .loader import Batches
 from .losses import Losses
 from .refusals import refuse_other_tasks, refuse_settings
-from .samples import read_samples, task_labels
+from .samples import task_labels
 from .settings import Compute, Schedule, Selection, Transfer
 from .state import END, Resumable, copied
 from .task_end import end_task
@@ -191,7 +191,7 @@ class DSN(Resumable, Judging, IterationHooks):
         forward, backward = end_task(
             self.model,
             task,
-            *read_samples(self.adapted_dataset),
+            *self.read_some(self.seed + task),
             self._validation,
             self.transfer,
             replay=self.replay,

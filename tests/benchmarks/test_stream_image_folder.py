@@ -2,6 +2,8 @@
 
 import os
 import shutil
+import types
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -161,14 +163,80 @@ def test_damaged_image_leaves_no_cache(own, tmp_path):
     assert not (tmp_path / "cache").exists()
 
 
-@pytest.mark.parametrize("cache", [True, False])
 @pytest.mark.parametrize("size", [40_000, 1_000_000])
-def test_images_beyond_the_memory_are_refused_before_one_is_read(own, tmp_path, monkeypatch, size, cache):
+def test_images_beyond_the_memory_are_refused_before_one_is_read(own, monkeypatch, size):
     monkeypatch.setattr(decoding, "memory_bytes", lambda: 8e9)
-    monkeypatch.setattr(decoding, "_decoded", lambda *_: pytest.fail("it began"))
-    where = tmp_path / "cache" if cache else None
-    refused(own, f"images of {size} x {size} take .* this machine has 8.0 GB", image_size=size, cache=where)
-    assert not (tmp_path / "cache").exists()
+    monkeypatch.setattr(decoding, "_decode", lambda *_: pytest.fail("it began"))
+    said = f"images of {size} x {size} take .* this machine has 8.0 GB; set stream.cache"
+    refused(own, said, image_size=size, cache=None)
+
+
+def test_images_beyond_the_disk_are_refused_before_one_is_read(own, tmp_path, monkeypatch):
+    monkeypatch.setattr(decoding.shutil, "disk_usage", lambda _: types.SimpleNamespace(free=2e6))
+    monkeypatch.setattr(decoding, "_decode", lambda *_: pytest.fail("it began"))
+    refused(own, "the disk of .* has 0.0 GB left", image_size=900, cache=tmp_path / "a" / "cache")
+    assert not (tmp_path / "a").exists()
+
+
+def test_images_beyond_the_memory_lie_on_the_disk(own, tmp_path, monkeypatch):
+    monkeypatch.setattr(decoding, "memory_bytes", lambda: 8)
+    monkeypatch.setattr(decoding, "_MAPPED", 1)
+    images = image_folder.load(config(own, cache=tmp_path / "cache"))
+    monkeypatch.undo()
+    plain = image_folder.load(config(own, cache=None))
+    assert torch.equal(images.train_x, plain.train_x) and torch.equal(images.test_x, plain.test_x)
+    mapped = Path("/proc/self/maps")
+    if mapped.is_file():
+        assert str(tmp_path / "cache") in mapped.read_text()
+
+
+class Killed(BaseException):
+    """In the place of SIGKILL."""
+
+
+@pytest.mark.parametrize("killed_at", [1, 2, 4])
+def test_decoding_goes_on_where_it_was_killed(own, tmp_path, monkeypatch, killed_at):
+    paths = sorted((own / "train").glob("*/*"))
+    options = {"size": 10, "channels": 3, "cache": tmp_path / "cache"}
+    whole = decode_images(paths, **options | {"cache": None})
+    monkeypatch.setattr(decoding, "_AT_ONCE", 2 * 3 * 10 * 10)
+    decode, parts = decoding._decode, []
+
+    def decoding_until(paths, pixels, part):
+        if len(parts) == killed_at:
+            raise Killed
+        parts.append(part)
+        return decode(paths, pixels, part)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(decoding, "_decode", decoding_until)
+        with pytest.raises(Killed):
+            decode_images(paths, **options)
+        parts.clear()
+        patch.setattr(decoding, "_decode", lambda *args: parts.append(args[2]) or decode(*args))
+        assert torch.equal(decode_images(paths, **options), whole)
+    assert [part.start for part in parts] == list(range(2 * killed_at, len(paths), 2))
+    assert [path.suffix for path in (tmp_path / "cache").iterdir()] == [".npy"]
+
+
+def test_an_interrupted_file_that_was_damaged_is_begun_again(own, tmp_path, monkeypatch):
+    paths = sorted((own / "train").glob("*/*"))
+    options = {"size": 10, "channels": 3, "cache": tmp_path / "cache"}
+    whole = decode_images(paths, **options | {"cache": None})
+    monkeypatch.setattr(decoding, "_AT_ONCE", 3 * 10 * 10)
+    for suffix, content in ((".unfinished", b"no array"), (".json", b"[3")):
+        with monkeypatch.context() as patch, pytest.raises(Killed):
+            patch.setattr(decoding, "_refuse_dark", killed)
+            decode_images(paths, **options)
+        (file,) = (tmp_path / "cache").glob(f"*{suffix}")
+        file.write_bytes(content)
+        assert torch.equal(decode_images(paths, **options), whole)
+        (entry,) = (tmp_path / "cache").iterdir()
+        entry.unlink()
+
+
+def killed(*_arguments):
+    raise Killed
 
 
 def test_memory_that_others_have_taken_is_one_error_too(own, monkeypatch):

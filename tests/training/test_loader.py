@@ -2,10 +2,12 @@
 
 import pytest
 import torch
+from torch.utils.data import TensorDataset
 
 from benchmarks import split_digits
 from dsn import backbones, mask_neurons
 from dsn.training.loader import StreamLoader, TensorLoader, read_compact, read_samples
+from dsn.training.samples import read_some
 from tests.training.flat import dsn
 
 
@@ -61,3 +63,15 @@ def test_weights_do_not_depend_on_the_loader(stream, settings: dict) -> None:
     assert made == [TensorLoader] * 2 + [StreamLoader] * 2
     for key, value in states[0].items():
         assert torch.equal(value, states[1][key]), key
+
+
+def test_the_end_of_a_task_looks_at_no_more_samples_than_allowed() -> None:
+    x = torch.arange(40.0).view(20, 2)
+    dataset = TensorDataset(x, torch.arange(20) % 3)
+    assert torch.equal(read_some(dataset, 20, 0)[0], x)
+    some, labels = read_some(dataset, 7, 0)
+    assert len(some) == 7 and torch.equal(labels, (some[:, 0] / 2).long() % 3)
+    assert torch.equal(some[:, 0], some[:, 0].sort().values) and len(some[:, 0].unique()) == 7
+    assert torch.equal(read_some(dataset, 7, 0)[0], some)
+    assert not torch.equal(read_some(dataset, 7, 1)[0], some)
+    assert len(read_some(dataset, 0, 0)[0]) == 1
