@@ -132,16 +132,13 @@ def test_a_run_goes_on_from_the_one_before(tmp_path, interrupted, reference, dam
     assert_same_result(tmp_path / "out", reference)
 
 
-def test_another_config_device_or_version_is_refused_by_name(tmp_path, interrupted):
+def test_another_config_or_version_is_refused_by_name(tmp_path, interrupted):
     contents, _ = interrupted
     folder = tmp_path / "out.checkpoint"
     folder.mkdir()
     (folder / LATEST).write_bytes(contents[0])
     with pytest.raises(InputError, match=r"train.lr was 0.03, is 0.02; set it as it was"):
         run(tiny(tmp_path, *SHORT, "train.lr=0.02"), tmp_path / "out", resume=True)
-    with pytest.raises(InputError, match='device was "cpu", is "meta"'):
-        config = tiny(tmp_path, *SHORT)
-        Checkpoints(folder, config, "meta", Interrupts(), Console(quiet=True)).load()
     assert (folder / LATEST).read_bytes() == contents[0]
     write_tree(folder / LATEST, {}, format=FORMAT, version=VERSION + 1)
     with pytest.raises(InputError, match="format version is 2, this version of dsn reads 1"):
@@ -242,6 +239,20 @@ def test_resuming_what_is_finished_or_never_begun(tmp_path, reference):
     with pytest.raises(InputError, match="another run is finished there: seed was 0, is 4"):
         run(tiny(tmp_path, *SHORT, "seed=4"), reference, resume=True)
     assert "nothing to resume, the run begins" in said_by(config, tmp_path / "out", resume=True)
+    assert_same_result(tmp_path / "out", reference)
+
+
+def test_a_run_of_another_kind_of_device_goes_on_and_says_so(interrupted, reference, tmp_path):
+    config, folder = tiny(tmp_path, *SHORT, EVERY), tmp_path / "out.checkpoint"
+    folder.mkdir()
+    for name, content in zip((LATEST, PREVIOUS), interrupted[0], strict=True):
+        (folder / name).write_bytes(content)
+        tree = read_tree(folder / name, format=FORMAT, version=VERSION)
+        assert tree["owner"]["device"] == "cpu"
+        tree["owner"]["device"] = "cuda"
+        write_tree(folder / name, tree, format=FORMAT, version=VERSION)
+    text = said_by(config, tmp_path / "out", resume=True)
+    assert "was made on cuda, the run goes on on cpu" in text
     assert_same_result(tmp_path / "out", reference)
 
 

@@ -143,13 +143,17 @@ class Checkpoints:
         return tree["state"]
 
     def _refuse_other_owner(self, owner: dict[str, Any]) -> None:
-        for part in ("config", "device"):
-            where = "" if part == "config" else part
-            if (found := first_difference(owner[part], self._owner[part], where)) is not None:
-                raise InputError(
-                    f"{self.folder}: another run was interrupted there: {found}; set it as it was, choose "
-                    "another --out, or remove the folder"
-                )
+        if (found := first_difference(owner["config"], self._owner["config"])) is not None:
+            raise InputError(
+                f"{self.folder}: another run was interrupted there: {found}; set it as it was, choose "
+                "another --out, or remove the folder"
+            )
+        if (before := owner["device"]) != (now := self._owner["device"]):  # as device: auto may find them
+            say(
+                self._console,
+                f"the checkpoint was made on {before}, the run goes on on {now}: last digits of the result "
+                "may differ from those of a run that was never interrupted",
+            )
         if owner["code"] != self._owner["code"]:
             say(
                 self._console,
