@@ -4,7 +4,7 @@ import json
 import queue
 import subprocess
 import sys
-import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ from torch import nn
 from dsn import InputError
 from dsn.ranks import Ranks
 from dsn.training.shards import TreeSum, cut
-from tests.training.sharded import BASELINES, baseline, hashes, learn, make, stream
+from tests.training.sharded import BASELINES, baseline, hashes, make, stream
 
 pytestmark = pytest.mark.filterwarnings("ignore:task .* no free neuron")
 
@@ -32,29 +32,38 @@ class ThreadRanks(Ranks):
     def receive(self, tensor, source):
         return tensor.copy_(self._lines[source, self.number].get(timeout=60))
 
+    def most(self, number):
+        numbers = [number]
+        if self.number:
+            self.send(torch.tensor(number), 0)
+        else:
+            numbers += [int(self.receive(torch.tensor(0), other)) for other in range(1, self.count)]
+        return int(self.of_first(torch.tensor(max(numbers))))
+
     def of_first(self, tensor):
         for other in range(1, self.count) if self.number == 0 else ():
             self.send(tensor, other)
         return tensor if self.number == 0 else self.receive(tensor, 0)
 
 
+def in_threads(count, work):
+    """What ``work`` gives in each of ``count`` processes."""
+    lines = {(a, b): queue.Queue() for a in range(count) for b in range(count)}
+    ranks = [ThreadRanks(number, count, lines) for number in range(count)]
+    with ThreadPoolExecutor(count) as pool:
+        return list(pool.map(work, ranks))
+
+
 def summed(vectors, shards, count):
     """The total that each of ``count`` processes gets."""
-    lines = {(a, b): queue.Queue() for a in range(count) for b in range(count)}
-    totals = [None] * count
 
-    def work(number):
-        tree = TreeSum(len(vectors), shards // count, ThreadRanks(number, count, lines))
+    def work(ranks):
+        tree = TreeSum(len(vectors), shards // count, ranks)
         for part in tree.own:
             tree.add(part, vectors[part].clone())
-        totals[number] = tree.total(torch.empty_like(vectors[0]))
+        return tree.total(torch.empty_like(vectors[0]))
 
-    threads = [threading.Thread(target=work, args=(number,)) for number in range(count)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return totals
+    return in_threads(count, work)
 
 
 @settings(deadline=None)
@@ -67,6 +76,21 @@ def test_a_sum_depends_on_the_parts_alone(share, count, missing, seed):
     (alone,) = summed(vectors, shards, 1)
     assert all(torch.equal(total, alone) for total in summed(vectors, shards, count))
     torch.testing.assert_close(alone, torch.stack(vectors).sum(0), rtol=1e-4, atol=1.0)
+
+
+@pytest.mark.parametrize("other", [2, 0, None])
+def test_processes_that_differ_all_end_and_say_who_does(other):
+    def work(ranks):
+        value = torch.tensor([0.0 if ranks.number != other else -0.0])
+        try:
+            ranks.refuse_different("task 3", {"weight": value})
+        except InputError as error:
+            return str(error)
+        return None
+
+    said = in_threads(3, work)
+    expected = {2: "task 3: rank 2 has computed other bits", 0: "task 3: rank 2 has", None: None}[other]
+    assert all(text == expected if expected is None else text.startswith(expected) for text in said)
 
 
 @given(n=st.integers(1, 200), parts=st.integers(1, 40))
