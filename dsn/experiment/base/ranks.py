@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from importlib import import_module
+from signal import SIGINT
 from typing import Any
 
 import torch
@@ -63,16 +64,15 @@ def joined() -> Iterator[Ranks]:
         if ranks.number and _said(store, 0) is not None:
             raise SystemExit(2) from error
         raise InputError(f"{_why(store, ranks, error)}; when that is mended, --resume goes on") from error
-    except InputError as error:
-        store.set(f"{ENDED}{ranks.number}", str(error))
-        if ranks.number:
-            _let_the_first_speak(store)
-            raise SystemExit(2) from error
-        raise
-    except KeyboardInterrupt as error:
-        if ranks.number:
-            raise SystemExit(128 + (error.signal if isinstance(error, Stopped) else 2)) from error
-        raise
+    except (InputError, KeyboardInterrupt) as error:
+        with suppress(RuntimeError):  # where the store is gone, so are the others
+            store.set(f"{ENDED}{ranks.number}", str(error))
+        if not ranks.number:
+            raise
+        if isinstance(error, KeyboardInterrupt):
+            raise SystemExit(128 + (error.signal if isinstance(error, Stopped) else SIGINT)) from error
+        _let_the_first_speak(store)
+        raise SystemExit(2) from error
     dist.destroy_process_group()
 
 
