@@ -28,7 +28,7 @@ class MixedLoader(TensorLoader):
 class Cumulative(Baseline):
     """Each task trains on all samples so far, as many epochs as any other strategy."""
 
-    rehearses = True
+    rehearses = mixes_tasks = True
 
     def __init__(self, **shared: Any) -> None:
         super().__init__(**shared)
@@ -70,7 +70,7 @@ class Replay(Baseline):
     Args (beside those of Baseline): samples: in memory in all, shared evenly by the tasks.
     """
 
-    rehearses = True
+    rehearses = mixes_tasks = True
 
     def __init__(self, *, samples: int, **shared: Any) -> None:
         self.replay = _TensorReplay(samples)

@@ -151,6 +151,7 @@ class Baseline(TaskByTask):
 
     def _after_training_exp(self, **kwargs: Any) -> None:
         super()._after_training_exp(**kwargs)
+        self.refuse_divergence(self.model.tasks[-1])
         if not self.rehearses:
             self.model.end_task(self.model.tasks[-1])
         self._begun = None

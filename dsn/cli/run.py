@@ -32,24 +32,29 @@ def add(commands: Any) -> None:
 
 def do(options: argparse.Namespace, _words: list[str]) -> None:
     """Its call."""
+    from ..experiment.base.ranks import joined
     from ..experiment.config.experiment import load
 
     seed = [] if options.seed is None else [f"seed={options.seed}"]
-    config = load(options.config, [*options.overrides, *seed, *device(options)])
+    with joined() as ranks:
+        config = load(options.config, [*options.overrides, *seed, *device(options)])
 
-    from ..experiment.base.quiet import importing_avalanche
+        from ..experiment.base.quiet import importing_avalanche
 
-    with importing_avalanche():
-        from ..experiment.run.run import run
+        with importing_avalanche():
+            from ..experiment.run.run import follow, run
 
-    run(
-        config,
-        options.out,
-        name=options.config.stem,
-        verbose=options.verbose,
-        resume=options.resume,
-        page=None if config.tracker in ("none", "tensorboard") else _page,
-    )
+        if ranks.number:
+            follow(config)
+            return
+        run(
+            config,
+            options.out,
+            name=options.config.stem,
+            verbose=options.verbose,
+            resume=options.resume,
+            page=None if config.tracker in ("none", "tensorboard") else _page,
+        )
 
 
 def _page(folder: Path, out: Path) -> Path:

@@ -10,7 +10,8 @@ from typing import Any
 from avalanche.core import BaseSGDPlugin, SupervisedPlugin
 from avalanche.evaluation import PluginMetric
 from avalanche.training.plugins import EvaluationPlugin
-from avalanche.training.templates import SupervisedTemplate
+
+from .shards import ShardedUpdate
 
 PARTS = ("training_iteration", "forward", "backward", "update", "eval_iteration", "eval_forward")
 EVENTS = tuple(f"{when}_{part}" for part in PARTS for when in ("before", "after"))
@@ -18,7 +19,7 @@ EVENTS = tuple(f"{when}_{part}" for part in PARTS for when in ("before", "after"
 _EMPTY = {getattr(base, e, None) for base in (BaseSGDPlugin, SupervisedPlugin, PluginMetric) for e in EVENTS}
 
 
-class IterationHooks(SupervisedTemplate):
+class IterationHooks(ShardedUpdate):
     """The same hooks in the same order, without the empty ones."""
 
     _iteration_hooks: dict[str, list[Callable[..., Any]]]
@@ -53,8 +54,8 @@ for _event in EVENTS:
 def _hook(plugin: Any, event: str) -> Callable[..., Any] | None:
     """What ``plugin`` does at ``event``, or None."""
     if type(plugin) is not EvaluationPlugin:
-        return getattr(plugin, event) if _acts(plugin, event) else None
-    if any(_acts(listener, event) for listener in (*plugin.metrics, *plugin.loggers)):
+        return getattr(plugin, event) if acts(plugin, event) else None
+    if any(acts(listener, event) for listener in (*plugin.metrics, *plugin.loggers)):
         return getattr(plugin, event)
 
     def hand_on(strategy: Any, **_kwargs: Any) -> None:
@@ -64,6 +65,7 @@ def _hook(plugin: Any, event: str) -> Callable[..., Any] | None:
     return hand_on
 
 
-def _acts(listener: Any, event: str) -> bool:
+def acts(listener: Any, event: str) -> bool:
+    """Whether ``listener`` does anything at ``event``."""
     own = event in getattr(listener, "__dict__", {})
     return own or (hasattr(listener, event) and getattr(type(listener), event, None) not in _EMPTY)

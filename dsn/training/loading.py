@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from avalanche.training.templates import SupervisedTemplate
 from torch import Tensor
 
 from ..errors import InputError
@@ -26,6 +25,7 @@ from .samples import (
     sample_bytes,
     with_unknown_classes,
 )
+from .shards import ShardedUpdate
 
 
 def refuse_below(least: int, numbers: Mapping[str, float | None]) -> None:
@@ -44,7 +44,7 @@ def no_validation(task: int) -> InputError:
     )
 
 
-class Loading(SupervisedTemplate):
+class Loading(ShardedUpdate):
     """An Avalanche strategy whose ``model`` has ``tasks``."""
 
     dataloader: Any

@@ -49,7 +49,7 @@ class Phases(Loading):
             if self.schedule.judges:
                 with mean.in_place():
                     self._measure_norms(task)
-                    best.offer(self._validation_score(task))
+                    best.offer(self.score_of_first(self._validation_score(task)))
             ended = scheduler.step(best.latest)
             if ended or best.epochs_since >= (self.schedule.patience or math.inf):
                 break
@@ -61,8 +61,15 @@ class Phases(Loading):
 
     def backward(self) -> None:
         """Backward pass; whether the loss is finite is asked at the epoch's end."""
-        self._losses.add(self.loss)
+        self._take_loss()
         super().backward()
+
+    def _take_loss(self) -> None:
+        self._losses.add(self.loss)
+
+    def _moving_buffers(self) -> list[Tensor]:
+        tasks = self._trained_tasks(self.model.tasks[-1])
+        return [buffer for each in tasks for buffer in self.model.task_buffers(each)]
 
     def _begin_epoch(self) -> None:
         """Right before an epoch's first batch."""

@@ -2,14 +2,20 @@
 
 import os
 import shutil
+import warnings
 from collections.abc import Iterable
+from typing import Any
 
 import torch
+from avalanche.training.plugins import EvaluationPlugin
+from torch import nn
 
 from ..errors import InputError
 from ..masking import MaskedModel
 from ..transfer import MECHANISMS
+from .hooks import acts
 from .settings import Compute, Schedule, Selection, Transfer
+from .shards.tree import LEAST
 
 
 def find_compiler() -> str | None:
@@ -50,8 +56,13 @@ def refuse_gates(selection: Selection, transfer: Transfer) -> None:
         raise InputError("edges choose what a task reads, and planned_tasks what it owns: leave budget out")
 
 
-def refuse_compiling(compute: Compute, device: str | torch.device) -> None:
-    """Raise InputError where nothing can be compiled."""
+def refuse_compiling(compute: Compute, device: str | torch.device, shards: int = 1) -> None:
+    """Raise InputError where nothing can be compiled, or each process would compile other sums."""
+    if compute.compile and shards > 1:
+        raise InputError(
+            f"compile: with batches in {shards} parts, compiled code may sum in another order in each "
+            "process; leave out train.compile or train.shards"
+        )
     if compute.compile and torch.device(device).type == "cpu" and not find_compiler():
         raise InputError("compile: torch.compile needs a C++ compiler on a CPU; install g++ or clang++")
 
@@ -64,3 +75,48 @@ def refuse_other_tasks(task: int, labels: Iterable[int]) -> None:
             f"the training data of task {task} hold samples of tasks {others}: remove the plugin that "
             "adds them (replay); earlier subnetworks are fixed and cannot learn from them"
         )
+
+
+AMID_A_PASS = ("before_forward", "after_forward", "before_backward")
+
+
+def refuse_shards(strategy: Any) -> None:
+    """Raise InputError, naming the strategy, where its batches cannot be computed in its ``shards`` parts."""
+    shards, count, name = strategy.shards, strategy.ranks.count, type(strategy).__name__
+    if shards % count:
+        raise InputError(
+            f"train.shards is {shards}, and {count} processes cannot share so many parts evenly: set it to a "
+            f"multiple of {count}, or start fewer processes"
+        )
+    if strategy.train_mb_size < LEAST * shards:
+        raise InputError(
+            f"train.shards is {shards}: a batch of {strategy.train_mb_size} has not {LEAST} samples for each "
+            f"part; set train.batch_size to {LEAST * shards} or more, or fewer parts"
+        )
+    if strategy.mixes_tasks:
+        raise InputError(
+            f"train.shards is {shards}, but {name} mixes samples of several tasks in a batch, and a part may "
+            "lack some of them; set it to 1"
+        )
+    for plugin in strategy.plugins:
+        amid = [event for event in AMID_A_PASS if acts(plugin, event)]
+        if amid and not isinstance(plugin, EvaluationPlugin):
+            raise InputError(
+                f"train.shards is {shards}, but {type(plugin).__name__} of {name} acts {amid[0]}, where only "
+                "a part of the batch is at hand; set it to 1"
+            )
+    for path, module in strategy.model.named_modules():
+        if isinstance(module, nn.SyncBatchNorm):
+            raise InputError(
+                f"train.shards is {shards}, but '{path}' is a SyncBatchNorm, which asks other processes amid "
+                "a pass; use a plain batch norm"
+            )
+
+
+def say_no_transfer() -> None:
+    """Warn that a task has no validation data, by which transfers are judged."""
+    warnings.warn(
+        "without validation data no transfer can be judged, so none is made: give them as "
+        "train(experience, eval_streams=[...]), or set transfer=Transfer(tasks=0, forward=0)",
+        stacklevel=3,
+    )

@@ -83,11 +83,8 @@ class Resumable(TaskByTask):
         self._refuse_bad_loss()
         return {
             "settings": settings(self),
-            "model": copied(self.model.state_dict()),
+            **self._take_outcome(),
             "clock": {name: getattr(self.clock, name) for name in CLOCK},
-            "transfers": [asdict(outcome) for outcome in self.transfers],
-            "forward_transfers": [asdict(outcome) for outcome in self.forward_transfers],
-            "random": take_random_states(self.device),
             "within": None if self.phase is None else _take_task(self),
         }
 
@@ -109,15 +106,36 @@ class Resumable(TaskByTask):
                 f"{len(self.optimizer.param_groups)} (earlier versions gave gate logits one of their own)"
             )
         refuse_unfit(self.model, state["model"])
-        self.model.load_state_dict(state["model"])
-        self.model.to(self.device)
+        self._put_outcome(state)
         put_clock(self, state["clock"])
-        self.transfers[:] = [TransferOutcome(**outcome) for outcome in state["transfers"]]
-        self.forward_transfers[:] = [ForwardOutcome(**outcome) for outcome in state["forward_transfers"]]
         self._begun = None
         self.resumed = None if state["within"] is None else Resumed(state)
         if self.resumed is None:
             put_random_states(state["random"], self.device)
+
+    def _take_outcome(self) -> dict[str, Tree]:
+        return {
+            "model": copied(self.model.state_dict()),
+            "transfers": [asdict(outcome) for outcome in self.transfers],
+            "forward_transfers": [asdict(outcome) for outcome in self.forward_transfers],
+            "random": take_random_states(self.device),
+        }
+
+    def _put_outcome(self, state: Mapping[str, Tree]) -> None:
+        """Put back what :meth:`_take_outcome` took, but for the random states."""
+        self.model.load_state_dict(state["model"])
+        self.model.to(self.device)
+        self.transfers[:] = [TransferOutcome(**outcome) for outcome in state["transfers"]]
+        self.forward_transfers[:] = [ForwardOutcome(**outcome) for outcome in state["forward_transfers"]]
+
+    def _take_over_outcome(self) -> None:
+        """Of several processes that have ended a task, all go on with what the first has found."""
+        if self.shards > 1 and self.ranks.count > 1:
+            first = self.ranks.number == 0
+            state = self.ranks.tree_of_first(self._take_outcome() if first else None)
+            if not first:
+                self._put_outcome(state)
+                put_random_states(state["random"], self.device)
 
     def save(self, folder: str | Path) -> None:
         """Keep the whole state, while the strategy is at rest, in ``folder``; docs/checkpoint.md.
@@ -170,6 +188,8 @@ def settings(strategy: Resumable) -> dict[str, Any]:
     }
     if strategy.augment is not None:
         chosen["augment"] = str(getattr(strategy.augment, "transforms", type(strategy.augment).__name__))
+    if strategy.shards != 1:
+        chosen["shards"] = strategy.shards
     return plain_values({**chosen, "optimizer": optimizer})
 
 

@@ -4,7 +4,6 @@ One task goes: add_task -> epochs with soft gates -> commit -> (consolidation) -
 ``dsn.masking``: x [batch, ...], logits [batch, classes of the task].
 """
 
-import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -26,7 +25,7 @@ from .hooks import IterationHooks
 from .judging import Judging
 from .loader import Batches
 from .losses import Losses
-from .refusals import refuse_other_tasks, refuse_settings
+from .refusals import refuse_compiling, refuse_other_tasks, refuse_settings, say_no_transfer
 from .samples import task_labels
 from .settings import Compute, Schedule, Selection, Transfer
 from .state import END, Resumable, copied
@@ -47,7 +46,7 @@ class DSN(Resumable, Judging, IterationHooks):
         selection, schedule, transfer, compute: settings, by what they are about.
         replay: arguments of ``dsn.replay.synthesise`` where impressions are needed, with ``images``.
         seed: of the impressions.
-        device, evaluator, **avalanche: as in every Avalanche strategy; ``augment``: as in ``TaskByTask``.
+        device, evaluator, **avalanche: as in Avalanche; ``augment``, ``shards``: as in ``TaskByTask``.
 
     Validation data are the experiences of the task's label in ``train(experience, eval_streams=[...])``, the
     training experience itself excepted. Without them nothing can be judged, and transfer is left out with a
@@ -105,6 +104,7 @@ class DSN(Resumable, Judging, IterationHooks):
         self.cache, self.cache_bytes = compute.cache, compute.cache_bytes
         self.precision, self.channels_last = compute.precision, compute.channels_last
         if compute.compile:
+            refuse_compiling(compute, device, self.shards)
             model.compile_training()
 
     # ---- one task --------------------------------------------------------------------------------------
@@ -167,10 +167,12 @@ class DSN(Resumable, Judging, IterationHooks):
             self._train_phase(task, epochs, self._scheduler, go_on=go_on, **kwargs)
         self.phase, self.resumed, self._losses = END, None, Losses()
         self.model.freeze(task)
+        self.refuse_divergence(task)
         if self.transfer.wanted:
             if self.at_rest is not None:
                 self.at_rest("end")
             self._end_task(task)
+            self._take_over_outcome()
         self.phase = self._begun = None
 
     def _begin_phase(self, task: int) -> None:
@@ -182,11 +184,7 @@ class DSN(Resumable, Judging, IterationHooks):
 
     def _end_task(self, task: int) -> None:
         if self._validation is None:
-            warnings.warn(
-                "without validation data no transfer can be judged, so none is made: give them as "
-                "train(experience, eval_streams=[...]), or set transfer=Transfer(tasks=0, forward=0)",
-                stacklevel=2,
-            )
+            say_no_transfer()
             return
         forward, backward = end_task(
             self.model,

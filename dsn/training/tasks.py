@@ -14,6 +14,7 @@ from .groups import Options, ParameterGroups, options_of
 from .loading import refuse_below
 from .losses import Losses
 from .phases import Phases
+from .refusals import refuse_shards
 from .settings import Schedule
 
 
@@ -48,11 +49,16 @@ class TaskByTask(Phases):
     """The base of ``DSN`` and of the baselines, an Avalanche strategy; ``model`` has ``tasks``.
 
     ``augment``: what each batch of training samples goes through, e.g. a :class:`dsn.augment.Augment`.
+    ``shards``: into how many parts each batch is cut, for several processes (docs/scale.md); results depend
+    on it, not on how many processes there are. ``criterion`` is then a mean over samples.
 
     Raises:
         InputError: sizes or epochs that are too small; an experience with no or several task labels, or of a
             task learnt before; a loss that is not finite (names task, epoch and iteration).
     """
+
+    mixes_tasks = False
+    """whether a batch holds samples of several tasks"""
 
     def __init__(
         self,
@@ -65,9 +71,10 @@ class TaskByTask(Phases):
         eval_mb_size: int | None,
         schedule: Schedule,
         augment: Callable[[Tensor], Tensor] | None = None,
+        shards: int = 1,
         **avalanche: Any,
     ) -> None:
-        refuse_below(1, {"train_mb_size": train_mb_size, "eval_mb_size": eval_mb_size})
+        refuse_below(1, {"train_mb_size": train_mb_size, "eval_mb_size": eval_mb_size, "shards": shards})
         refuse_below(0, {"train_epochs": train_epochs})
         super().__init__(
             model=model,
@@ -83,6 +90,9 @@ class TaskByTask(Phases):
         self._begun: Before | None = None
         self._there: nn.Module | None = None
         self._losses = Losses()
+        self.shards = shards
+        if shards > 1:
+            refuse_shards(self)
 
     def train(self, experiences: Any, eval_streams: Any = None, **kwargs: Any) -> Any:
         """Avalanche's; what an interrupted call before has left half-learnt is dropped first."""

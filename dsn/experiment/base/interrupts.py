@@ -21,10 +21,11 @@ class Interrupts:
     """A context in which these signals raise :class:`Stopped`; while ``deferred``, ``requested`` is set.
 
     A second signal is never held back. Outside the main thread, where Python hands out no signals, and for a
-    signal that the process ignores, nothing changes.
+    signal that the process ignores, nothing changes. ``quiet``: nothing is said of a signal held back.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, quiet: bool = False) -> None:
+        self.quiet = quiet
         self.deferred = False
         self.requested: int | None = None
         self._before: dict[int, Any] = {}
@@ -46,7 +47,8 @@ class Interrupts:
         self.requested = number  # should what is raised be thrown away somewhere, the next rest sees it
         if not held:
             raise Stopped(number)
-        os.write(2, HELD)  # print() may be in the middle of something
+        if not self.quiet:
+            os.write(2, HELD)  # print() may be in the middle of something
 
 
 class signals_held:

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from dsn.errors import InputError
+from dsn.ranks import Ranks
 
 from .experiment import Config
 
@@ -28,8 +29,14 @@ KERNEL_SETTINGS = (
 
 
 def set_up(config: Config) -> torch.device:
-    """Threads, seeds and deterministic kernels; returns the device. Raises InputError if it is not there."""
+    """Threads, seeds and deterministic kernels; returns the device.
+
+    Of several processes that make one run, each gets a GPU of its own, where the run is on GPUs.
+
+    Raises InputError if the device is not there, or processes cannot share the run.
+    """
     device = _device(config)
+    _share(config, device)
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     seed_everything(config.seed)
@@ -50,6 +57,31 @@ def _device(config: Config) -> torch.device:
             f"device: {config.device} cannot be used here ({reason}); set auto or cpu"
         ) from error
     return device
+
+
+def _share(config: Config, device: torch.device) -> None:
+    """Take one's part of the machine, where several processes make the run."""
+    count, shards = Ranks().count, config.train.shards
+    if count == 1:
+        return
+    if shards % count:
+        raise InputError(
+            f"train.shards is {shards}, and {count} processes cannot share so many parts evenly: set it to a "
+            f"multiple of {count}, or start fewer processes"
+        )
+    if device.type not in ("cpu", "cuda"):
+        raise InputError(f"device: {config.device} is for one process; several share cpu or cuda")
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    if device.type == "cpu":
+        return
+    if device.index is not None:
+        raise InputError(f"device: {config.device} is one GPU for {here} processes; set cuda")
+    if here > torch.cuda.device_count():
+        raise InputError(
+            f"device: {here} processes on this machine, but {torch.cuda.device_count()} GPUs; start as many "
+            "processes, or set cpu"
+        )
+    torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
 
 
 def seed_everything(seed: int) -> None:

@@ -45,6 +45,8 @@ class TrainConfig(Block):
     augment: what training images go through, for every strategy: none, crop_flip (a shift by up to an eighth
         and mirror images), trivial (TrivialAugmentWide), or a list of torchvision.transforms.v2 names, with
         arguments as {name: {argument: value}}
+    shards: parts that each batch is computed in, by one process or, with torchrun, by as many as divide it;
+        results depend on it, and not on the number of processes (docs/scale.md); 1: batches stay whole
     """
 
     epochs: Positive = 10
@@ -67,6 +69,7 @@ class TrainConfig(Block):
     channels_last: bool = False
     compile: bool = False
     augment: str | list[str | dict[str, Any]] = "none"
+    shards: Positive = 1
 
     @field_validator("optimizer")
     @classmethod

@@ -84,6 +84,7 @@ def _training(
 ) -> dict[str, Any]:
     """What is the same for every strategy."""
     shared = {"train_mb_size": config.train.batch_size, "device": device, "evaluator": evaluator}
+    shared["shards"] = config.train.shards
     if config.train.augment != "none":
         shared["augment"] = Augment(config.train.augment, pixel_range)
     return shared

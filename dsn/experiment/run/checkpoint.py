@@ -13,6 +13,7 @@ from typing import Any
 from rich.console import Console
 
 from dsn.errors import InputError
+from dsn.ranks import Ranks
 from dsn.storage import Damaged, Tree, first_difference, pack, read_tree, sync_folder, write_bytes
 
 from ..base.console import say
@@ -86,6 +87,7 @@ class Checkpoints:
         self.folder, self.every = folder, config.checkpoint
         self._owner = owner_of(config) | {"device": device}
         self._interrupts, self._console = interrupts, console
+        self._ranks = Ranks()
         self._waiting: Callable[[], Tree] | None = None
         self._latest_is_bad = False
         self.came_by = False
@@ -101,20 +103,27 @@ class Checkpoints:
                 writes this state. The "end" of a task changes it, so it is taken beforehand; during an
                 "evaluation" and the writing of the "result" it stays as it is.
 
+        Where several processes make the run, a signal that came to one of them stops all, at the same rest.
+
         Raises:
             Stopped: a signal came.
         """
         self._waiting = None
         self.came_by = True
         self._iterations += before == "iteration"
-        if self._interrupts.requested is not None or self._due():
+        stopping = self._ranks.most(self._interrupts.requested or 0)
+        if stopping or self._due():
             self._write(make())
         elif before == "end":
             taken = make()
             self._waiting = lambda: taken
         elif before in ("evaluation", "result"):
             self._waiting = make
-        self._interrupts.stop_if_requested()
+        if stopping:
+            self._ranks.meet()  # the first has written its state
+            self._interrupts.requested = stopping
+        if stopping or self._ranks.count == 1:  # otherwise the others are asked first, at the next rest
+            self._interrupts.stop_if_requested()
         self._interrupts.deferred = before in ("iteration", "training")
 
     def flush(self) -> None:
@@ -189,3 +198,19 @@ class Checkpoints:
 
     def _began_again(self) -> None:
         self._written, self._iterations = time.monotonic(), 0
+
+
+class NoCheckpoints(Checkpoints):
+    """Of a process beside the first of several: it rests where that one does, and writes nothing."""
+
+    def __init__(self, config: Config, interrupts: Interrupts, console: Console) -> None:
+        super().__init__(Path(), config, "", interrupts, console)
+
+    def load(self) -> Tree:
+        return None
+
+    def _due(self) -> bool:
+        return False
+
+    def _write(self, state: Tree) -> None:
+        self._waiting = None

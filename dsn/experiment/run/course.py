@@ -7,6 +7,7 @@ from typing import Any
 
 from dsn.evaluation.experiences import task_label
 from dsn.evaluation.plugin import TransferMetrics
+from dsn.ranks import Ranks
 from dsn.storage import Tree
 
 from ..result.certificate import unchanged
@@ -91,6 +92,8 @@ class Course:
         """
         started, place = time.perf_counter(), self.place
         rows = () if row is None else (row(),)
+        for one in rows:
+            Ranks().refuse_different(f"the certificate of task {one.tasks[-1]}", {}, one.model_dump_json())
         if stream is not None:
             same = unchanged(*place.certificate[-1:], *rows)
             carried = self.metrics.carry_over(same)

@@ -15,6 +15,7 @@ from benchmarks import streams
 from dsn.errors import InputError, Stopped
 from dsn.evaluation.metrics import all_metrics
 from dsn.evaluation.trackers import start_tracker
+from dsn.ranks import RankLost, Ranks
 from dsn.storage import Tree, first_difference
 
 from ..base.console import make_console, say
@@ -34,7 +35,7 @@ from ..result.result import (
     read_result,
     unlabelled_metrics,
 )
-from .checkpoint import Checkpoints, has_checkpoint, is_of
+from .checkpoint import Checkpoints, NoCheckpoints, has_checkpoint, is_of
 from .course import Saved
 from .learn import Session, learn, learn_independent, sample_shape
 from .learnt import Learnt, learnt_of, tree_of
@@ -76,10 +77,12 @@ def run(
         Stopped: a signal came. Its checkpoint, where the strategy can be kept, is in ``<out>.checkpoint``.
     """
     console = console or make_console()
+    ranks = Ranks()
     folder_name = f"{name}-seed{config.seed}"
     with held(out, folder_name, resume=resume) as (out, folder), Interrupts() as interrupts:
         if resume and (out / RESULT).is_file():
             result = finished(config, out, console)
+            ranks.tree_of_first({"finished": True, "saved": None})
             if is_of(folder, config):  # the run was killed between its last two steps
                 drop(folder)
             return result, out
@@ -91,6 +94,7 @@ def run(
                     saved = checkpoints.load() if resume else None
                     if resume and saved is None:
                         say(console, "nothing to resume, the run begins")
+                    ranks.tree_of_first({"finished": False, "saved": saved})
                     begun = begin(config, device, checkpoints, saved, console, verbose)
                     tracker = begun.session.tracker
                     until_done.enter_context(open_until_done(tracker))
@@ -105,6 +109,20 @@ def run(
     show_result(console, result)
     say(console, f"written to {target}")
     return result, target
+
+
+def follow(config: Config) -> None:
+    """Learn beside the first of several processes, which is in :func:`run`; nothing is read, written or said.
+
+    Raises as :func:`run` does.
+    """
+    console = Console(quiet=True)
+    with Interrupts(quiet=True) as interrupts:
+        device = set_up(config)
+        told = Ranks().tree_of_first(None)
+        if not told["finished"]:
+            checkpoints = NoCheckpoints(config, interrupts, console)
+            learn_all(begin(config, device, checkpoints, told["saved"], console, verbose=False))
 
 
 def finished(config: Config, out: Path, console: Console) -> Result:
@@ -155,14 +173,15 @@ def begin(
     verbose: bool,
 ) -> Unfinished:
     """The run of ``config``, from ``saved`` on, None for the start."""
-    state = (
-        dict.fromkeys(("tracker", "learnt", "course", "references"), None) | {"seconds": 0.0} | (saved or {})
-    )
-    with explained(config):
+    state = dict.fromkeys(("tracker", "learnt", "course", "references"), None)
+    state |= {"seconds": 0.0} | (saved or {})
+    ranks, tracker = Ranks(), None
+    with explained(config), ranks.first_before_others():  # it may fetch data
         benchmark = streams.build(config.stream, config.seed)
-    logs = checkpoints.folder / TENSORBOARD  # they outlive an interruption
-    made_with = config.model_dump(mode="json")
-    tracker = start_tracker(config.tracker, checkpoints.folder.stem, made_with, logs, state["tracker"])
+    if ranks.number == 0:
+        logs = checkpoints.folder / TENSORBOARD  # they outlive an interruption
+        made_with = config.model_dump(mode="json")
+        tracker = start_tracker(config.tracker, checkpoints.folder.stem, made_with, logs, state["tracker"])
     session = Session(config, benchmark, device, console, verbose, tracker)
     say(console, f"{config.stream.name}, {config.strategy} on {device}")
     watch = Stopwatch(state["seconds"] if isinstance(state["seconds"], float) else 0.0)
@@ -171,6 +190,19 @@ def begin(
 
 def finish(run: Unfinished, folder: Path) -> Result:
     """Learn what is left, and write the result's files into ``folder``."""
+    session, config = run.session, run.session.config
+    learnt, learnt_at, independent = learn_all(run)
+    with _faults_explained(run):
+        result = result_of(session, learnt, independent, learnt_at, run.watch())
+        result = write(result, config, learnt.model, session.benchmark.pixel_range, folder)
+        if session.tracker is not None and config.tracker == "tensorboard":
+            session.tracker.close(finished=True)
+            shutil.move(run.checkpoints.folder / TENSORBOARD, folder / TENSORBOARD)
+    return result
+
+
+def learn_all(run: Unfinished) -> tuple[Learnt, float, list[float] | None]:
+    """Learn what is left: what that gives, the seconds until it was learnt, and the references, if wanted."""
     session, config = run.session, run.session.config
     with _faults_explained(run):
         if run.saved["learnt"] is None:
@@ -183,12 +215,7 @@ def finish(run: Unfinished, folder: Path) -> Result:
             say(session.console, "independent networks, one a task, for comparison")
             course = run.course("references", tree_of(learnt, learnt_at))
             independent = learn_independent(session, course)
-        result = result_of(session, learnt, independent, learnt_at, run.watch())
-        result = write(result, config, learnt.model, session.benchmark.pixel_range, folder)
-        if session.tracker is not None and config.tracker == "tensorboard":
-            session.tracker.close(finished=True)
-            shutil.move(run.checkpoints.folder / TENSORBOARD, folder / TENSORBOARD)
-    return result
+    return learnt, learnt_at, independent
 
 
 def result_of(
@@ -224,6 +251,8 @@ def _faults_explained(run: Unfinished) -> Iterator[None]:
         raise
     except BaseException as error:
         run.checkpoints.flush()
+        if isinstance(error, RankLost):
+            raise
         if run.resumed and not run.checkpoints.came_by and isinstance(error, Exception):
             raise InputError(
                 f"{run.checkpoints.folder}: does not fit this run ({type(error).__name__}: "
