@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 from avalanche.training.plugins import EvaluationPlugin
-from torch import nn
 
 from ..errors import InputError
 from ..masking import MaskedModel
+from ..masking.kinds.norm import asks_other_processes
 from ..transfer import MECHANISMS
 from .hooks import acts
 from .settings import Compute, Schedule, Selection, Transfer
@@ -106,7 +106,7 @@ def refuse_shards(strategy: Any) -> None:
                 "a part of the batch is at hand; set it to 1"
             )
     for path, module in strategy.model.named_modules():
-        if isinstance(module, nn.SyncBatchNorm):
+        if asks_other_processes(module):
             raise InputError(
                 f"train.shards is {shards}, but '{path}' is a SyncBatchNorm, which asks other processes amid "
                 "a pass; use a plain batch norm"

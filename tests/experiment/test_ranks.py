@@ -113,8 +113,6 @@ def test_a_run_whose_processes_are_killed_and_stopped_ends_as_that_of_one(config
     ("override", "words"),
     [
         ("train.shards=3", "train.shards is 3, and 2 processes cannot share so many parts evenly"),
-        ("train.shards=1", "set it to a multiple of 2"),
-        ("train.epoch=3", "train.epoch"),
         ("strategy=ewc", "acts before_backward"),
     ],
 )

@@ -95,4 +95,9 @@ class GroupNorm(NormKind):
         return given
 
 
+def asks_other_processes(module: nn.Module) -> bool:
+    """Whether it computes with what other processes have, amid a pass."""
+    return isinstance(module, nn.SyncBatchNorm)
+
+
 BATCH_NORM, LAYER_NORM, GROUP_NORM, RMS_NORM = BatchNorm(), LayerNorm(), GroupNorm(), RMSNorm()
