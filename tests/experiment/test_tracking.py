@@ -128,6 +128,15 @@ def test_a_run_that_goes_on_is_one_run_there_too(mlflow_store, tmp_path):
     assert (whole.info.run_id, whole.info.status) == (cut.info.run_id, "FINISHED")
 
 
+def test_a_run_that_goes_on_with_another_tracker_begins_there(wandb_offline, mlflow_store, tmp_path):
+    config = tiny(tmp_path, *SHORT, "tracker=wandb", "checkpoint.iterations=1")
+    with pytest.raises(Killed), killed_at(5):
+        quiet(config, tmp_path / "out")
+    quiet(config.model_copy(update={"tracker": "mlflow"}), tmp_path / "out", resume=True)
+    (whole,) = mlflow_store.MlflowClient().search_runs(["0"])
+    assert whole.info.status == "FINISHED"
+
+
 @pytest.mark.parametrize(
     ("kind", "stands_for", "said"),
     [("mlflow", None, "mlflow is not installed"), ("wandb", "refuses", "wandb does not start")],

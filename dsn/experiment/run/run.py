@@ -141,8 +141,8 @@ def finished(config: Config, out: Path, console: Console) -> Result:
 class Unfinished:
     """A run in progress.
 
-    saved: what it goes on from, a tree with its "seconds" and, each None where there is none so far, its
-        "course", what it has "learnt", the course of its "references", and the id that its "tracker" gave it
+    saved: what it goes on from, a tree with its "seconds", by what id "trackers" know it and, each None where
+        it has not come so far, its "course", what it has "learnt", and the course of its "references"
     """
 
     session: Session
@@ -161,7 +161,8 @@ class Unfinished:
 
     def _state(self) -> dict[str, Any]:
         tracker = self.session.tracker
-        return {"seconds": self.watch(), "tracker": None if tracker is None else tracker.id}
+        ids = {} if tracker is None else {self.session.config.tracker: tracker.id}
+        return {"seconds": self.watch(), "trackers": ids}
 
 
 def begin(
@@ -173,15 +174,16 @@ def begin(
     verbose: bool,
 ) -> Unfinished:
     """The run of ``config``, from ``saved`` on, None for the start."""
-    state = dict.fromkeys(("tracker", "learnt", "course", "references"), None)
-    state |= {"seconds": 0.0} | (saved or {})
+    state: dict[str, Any] = {"seconds": 0.0, "trackers": {}}
+    state |= dict.fromkeys(("learnt", "course", "references")) | (saved or {})
     ranks, tracker = Ranks(), None
     with explained(config), ranks.first_before_others():  # it may fetch data
         benchmark = streams.build(config.stream, config.seed)
     if ranks.number == 0:
         logs = checkpoints.folder / TENSORBOARD  # they outlive an interruption
         made_with = config.model_dump(mode="json")
-        tracker = start_tracker(config.tracker, checkpoints.folder.stem, made_with, logs, state["tracker"])
+        known = state["trackers"].get(config.tracker)
+        tracker = start_tracker(config.tracker, checkpoints.folder.stem, made_with, logs, known)
     session = Session(config, benchmark, device, console, verbose, tracker)
     say(console, f"{config.stream.name}, {config.strategy} on {device}")
     watch = Stopwatch(state["seconds"] if isinstance(state["seconds"], float) else 0.0)
