@@ -92,22 +92,24 @@ def _told(shape: tuple[int, ...]) -> str:
 
 
 def _make(entry: Path, paths: Sequence[Path], shape: tuple[int, ...]) -> None:
-    """Decode into a file beside ``entry`` that becomes it; another process that does so is waited for."""
+    """Decode into a file beside ``entry`` that becomes it; another process that does so is waited for.
+
+    The lock stays where this is interrupted: another may wait for it, and a third would make a new one.
+    """
+    lock = entry.with_suffix(".lock")
     made = [folder for folder in (entry.parent, *entry.parent.parents) if not folder.exists()]
     try:
         entry.parent.mkdir(parents=True, exist_ok=True)
-        lock = entry.with_suffix(".lock")
         with FileLock(lock):
-            try:
-                if _load(entry, shape) is None:
-                    _decode_into(entry, paths, shape)
-            finally:
-                lock.unlink(missing_ok=True)
+            if _load(entry, shape) is None:
+                _decode_into(entry, paths, shape)
     except InputError:
+        lock.unlink(missing_ok=True)
         for folder in made:
             with contextlib.suppress(OSError):
                 folder.rmdir()
         raise
+    lock.unlink(missing_ok=True)
 
 
 def _decode_into(entry: Path, paths: Sequence[Path], shape: tuple[int, ...]) -> None:

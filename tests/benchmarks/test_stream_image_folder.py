@@ -212,6 +212,7 @@ def test_decoding_goes_on_where_it_was_killed(own, tmp_path, monkeypatch, killed
         patch.setattr(decoding, "_decode", decoding_until)
         with pytest.raises(Killed):
             decode_images(paths, **options)
+        assert list((tmp_path / "cache").glob("*.lock"))  # another process may wait for it
         parts.clear()
         patch.setattr(decoding, "_decode", lambda *args: parts.append(args[2]) or decode(*args))
         assert torch.equal(decode_images(paths, **options), whole)
