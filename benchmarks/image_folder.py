@@ -73,7 +73,6 @@ def load(config: ImageFolderConfig) -> Images:
 
 def _load_one_folder(config: ImageFolderConfig, root: Path) -> Images:
     import numpy as np
-    import torch
 
     from benchmarks.splitting import pick_rows
     from benchmarks.tasks import Images
@@ -89,31 +88,30 @@ def _load_one_folder(config: ImageFolderConfig, root: Path) -> Images:
         if len(paths) < 2:
             raise InputError(f"{root / name} has one image; stream.test_share needs two or more a class")
     random = np.random.default_rng(_SPLIT_SEED)
-    rows = pick_rows(
-        _labels(files).numpy(), range(len(files)), limit=None, validation=config.test_share, random=random
-    )
-    paths = [path for of_class in files.values() for path in of_class]
-    parts = [_decode_files(config, [paths[row] for row in part]) for part in rows]
-    y = [_labels(files)[torch.from_numpy(part)] for part in rows]
-    return Images(parts[0], y[0], parts[1], y[1], classes=_names(files))
+    named = [(name, path) for name, paths in files.items() for path in paths]
+    labels = np.repeat(np.arange(len(files)), [len(paths) for paths in files.values()])
+    parts = pick_rows(labels, range(len(files)), limit=None, validation=config.test_share, random=random)
+    train: dict[str, list[Path]] = {name: [] for name in files}
+    test: dict[str, list[Path]] = {name: [] for name in files}
+    for part, rows in zip((train, test), parts, strict=True):
+        for name, path in (named[row] for row in rows):
+            part[name].append(path)
+    return Images(*_decode(config, train), *_decode(config, test), classes=_names(files))
 
 
 def _decode(config: ImageFolderConfig, files: dict[str, list[Path]]) -> tuple[torch.Tensor, torch.Tensor]:
-    return _decode_files(config, [path for paths in files.values() for path in paths]), _labels(files)
-
-
-def _decode_files(config: ImageFolderConfig, files: Sequence[Path]) -> torch.Tensor:
-    from benchmarks.images.decoding import decode_images
-
-    channels = 3 if config.channels == "rgb" else 1
-    return decode_images(files, size=config.image_size, channels=channels, cache=config.cache)
-
-
-def _labels(files: dict[str, list[Path]]) -> torch.Tensor:
     import torch
 
+    from benchmarks.images.decoding import decode_images
+
+    x = decode_images(
+        [path for paths in files.values() for path in paths],
+        size=config.image_size,
+        channels=3 if config.channels == "rgb" else 1,
+        cache=config.cache,
+    )
     counts = torch.tensor([len(paths) for paths in files.values()])
-    return torch.repeat_interleave(torch.arange(len(files)), counts)
+    return x, torch.repeat_interleave(torch.arange(len(files)), counts)
 
 
 def _names(files: dict[str, list[Path]]) -> list[str]:

@@ -87,6 +87,15 @@ class Ranks:
             dist.all_reduce(found, dist.ReduceOp.MAX)
         return int(found)
 
+    def share_of(self, shards: int) -> int:
+        """How many of a batch's ``shards`` parts each process has. Raises InputError where that is uneven."""
+        if shards % self.count:
+            raise InputError(
+                f"train.shards is {shards}, and {self.count} processes cannot share so many parts evenly: "
+                f"set it to a multiple of {self.count}, or start fewer processes"
+            )
+        return shards // self.count
+
     def meet(self) -> None:
         """Wait until all are here."""
         self.most(0)

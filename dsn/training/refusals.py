@@ -32,11 +32,12 @@ def refuse_settings(
     transfer: Transfer,
     compute: Compute,
     device: str | torch.device,
+    shards: int,
 ) -> None:
     """Raise InputError for arguments of a DSN that do not go together."""
     if not isinstance(model, MaskedModel):
         raise InputError(f"model is a {type(model).__name__}: wrap it with mask_neurons(...) first")
-    refuse_compiling(compute, device)
+    refuse_compiling(compute, device, shards)
     if train_epochs + schedule.warmup_epochs < 1:
         raise InputError("train_epochs and warmup_epochs are both 0: a task would learn nothing")
     if model.edges is not None:
@@ -56,7 +57,7 @@ def refuse_gates(selection: Selection, transfer: Transfer) -> None:
         raise InputError("edges choose what a task reads, and planned_tasks what it owns: leave budget out")
 
 
-def refuse_compiling(compute: Compute, device: str | torch.device, shards: int = 1) -> None:
+def refuse_compiling(compute: Compute, device: str | torch.device, shards: int) -> None:
     """Raise InputError where nothing can be compiled, or each process would compile other sums."""
     if compute.compile and shards > 1:
         raise InputError(
@@ -82,12 +83,8 @@ AMID_A_PASS = ("before_forward", "after_forward", "before_backward")
 
 def refuse_shards(strategy: Any) -> None:
     """Raise InputError, naming the strategy, where its batches cannot be computed in its ``shards`` parts."""
-    shards, count, name = strategy.shards, strategy.ranks.count, type(strategy).__name__
-    if shards % count:
-        raise InputError(
-            f"train.shards is {shards}, and {count} processes cannot share so many parts evenly: set it to a "
-            f"multiple of {count}, or start fewer processes"
-        )
+    shards, name = strategy.shards, type(strategy).__name__
+    strategy.ranks.share_of(shards)
     if strategy.train_mb_size < LEAST * shards:
         raise InputError(
             f"train.shards is {shards}: a batch of {strategy.train_mb_size} has not {LEAST} samples for each "

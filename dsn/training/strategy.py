@@ -25,7 +25,7 @@ from .hooks import IterationHooks
 from .judging import Judging
 from .loader import Batches
 from .losses import Losses
-from .refusals import refuse_compiling, refuse_other_tasks, refuse_settings, say_no_transfer
+from .refusals import refuse_other_tasks, refuse_settings, say_no_transfer
 from .samples import task_labels
 from .settings import Compute, Schedule, Selection, Transfer
 from .state import END, Resumable, copied
@@ -83,7 +83,8 @@ class DSN(Resumable, Judging, IterationHooks):
         evaluator: EvaluationPlugin | Any = default_evaluator,
         **avalanche: Any,
     ) -> None:
-        refuse_settings(model, train_epochs, selection, schedule, transfer, compute, device)
+        shards = avalanche.get("shards", 1)
+        refuse_settings(model, train_epochs, selection, schedule, transfer, compute, device, shards)
         super().__init__(
             model=model,
             optimizer=optimizer,
@@ -104,7 +105,6 @@ class DSN(Resumable, Judging, IterationHooks):
         self.cache, self.cache_bytes = compute.cache, compute.cache_bytes
         self.precision, self.channels_last = compute.precision, compute.channels_last
         if compute.compile:
-            refuse_compiling(compute, device, self.shards)
             model.compile_training()
 
     # ---- one task --------------------------------------------------------------------------------------

@@ -125,6 +125,13 @@ def test_what_is_wrong_is_said_once(config, tmp_path, here, override, words):
     assert [path.name for path in tmp_path.iterdir()] == ["config.yaml"]
 
 
+class Two(Ranks):
+    """The second of two processes that are not there."""
+
+    def __init__(self):
+        self.number, self.count = 1, 2
+
+
 @pytest.mark.parametrize(
     ("device", "gpus", "words"),
     [
@@ -134,7 +141,7 @@ def test_what_is_wrong_is_said_once(config, tmp_path, here, override, words):
     ],
 )
 def test_processes_that_cannot_have_a_device_each_are_refused(tmp_path, monkeypatch, device, gpus, words):
-    monkeypatch.setattr(machine, "Ranks", lambda: type("Two", (), {"count": 2, "number": 1}))
+    monkeypatch.setattr(machine, "Ranks", lambda: Two())
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
     config = tiny(tmp_path, *SETTINGS, f"device={device}")

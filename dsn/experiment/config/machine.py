@@ -61,14 +61,10 @@ def _device(config: Config) -> torch.device:
 
 def _share(config: Config, device: torch.device) -> None:
     """Take one's part of the machine, where several processes make the run."""
-    count, shards = Ranks().count, config.train.shards
-    if count == 1:
+    ranks = Ranks()
+    if ranks.count == 1:
         return
-    if shards % count:
-        raise InputError(
-            f"train.shards is {shards}, and {count} processes cannot share so many parts evenly: set it to a "
-            f"multiple of {count}, or start fewer processes"
-        )
+    ranks.share_of(config.train.shards)
     if device.type not in ("cpu", "cuda"):
         raise InputError(f"device: {config.device} is for one process; several share cpu or cuda")
     here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))

@@ -68,7 +68,7 @@ class ShardedUpdate(SupervisedTemplate):
         batch: Any = self.mbatch
         n = len(batch[0])
         rows = cut(n, self.shards)
-        total = TreeSum(len(rows), self.shards // self.ranks.count, self.ranks)
+        total = TreeSum(len(rows), self.ranks.share_of(self.shards), self.ranks)
         layout = Layout(self._trained_parameters(), self._moving_buffers(), n)
         seeds = torch.randint(2**31, (self.shards,)).tolist()
         states = take_random_states(self.device)
