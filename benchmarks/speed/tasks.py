@@ -18,7 +18,7 @@ import torch
 from benchmarks import permuted
 from benchmarks.speed.step import MaskedStep
 from benchmarks.speed.timing import in_turn
-from dsn import DSN, MaskedModel, backbones, mask_neurons
+from dsn import DSN, MaskedModel, Selection, backbones, mask_neurons
 from dsn.evaluation.capacity import mask_bytes
 from dsn.training.loader import read_samples
 
@@ -100,7 +100,7 @@ def make_strategy(size: int, widths: list[int]) -> Timed:
         optimizer=torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9),
         train_epochs=3,
         train_mb_size=64,
-        growth=40,
+        selection=Selection(growth=40),
         evaluator=None,
     )
 

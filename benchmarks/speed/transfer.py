@@ -8,8 +8,10 @@ import io
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from rich.console import Console
 
@@ -27,10 +29,10 @@ def main() -> None:
     parser.add_argument("--set", dest="overrides", action="append", default=[])
     options = parser.parse_args()
     spent = {"_end_task": 0.0, "_train_exp": 0.0}
-    for name in spent:
-        setattr(DSN, name, _timed(getattr(DSN, name), name, spent))
     config = load(options.config, [*options.overrides, "threads=1"])
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        for name in spent:
+            stack.enter_context(patch.object(DSN, name, _timed(getattr(DSN, name), name, spent)))
         result, _ = run(config, Path(folder) / "run", console=Console(file=io.StringIO()))
     ends, training = spent["_end_task"], spent["_train_exp"] - spent["_end_task"]
     accepted = [f"{t.task} from {t.source}" for t in result.transfers if t.accepted]
