@@ -119,7 +119,7 @@ def test_what_is_no_result_is_refused(tmp_path, text):
         read_result(tmp_path / "absent.json")
 
 
-@pytest.mark.parametrize(("tasks", "layers"), [(1, 1), (5, 2), (20, 9)])
+@pytest.mark.parametrize(("tasks", "layers"), [(1, 1), (5, 2), (20, 9), (300, 2)])
 def test_pictures_are_drawn_for_few_and_many_tasks(tmp_path, tasks, layers):
     from PIL import Image
 
@@ -128,7 +128,8 @@ def test_pictures_are_drawn_for_few_and_many_tasks(tmp_path, tasks, layers):
         path = tmp_path / f"{draw.__name__}.png"
         draw(result, path)
         with Image.open(path) as image:
-            assert min(image.size) > 300 and len(image.convert("RGB").getcolors(10**6)) > 3
+            assert min(image.size) > 300 and max(image.size) <= 2000
+            assert len(image.convert("RGB").getcolors(10**6)) > 3
 
 
 def test_the_folder_appears_whole(tmp_path):

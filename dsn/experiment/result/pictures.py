@@ -16,6 +16,8 @@ REUSED, FRESH, IDLE, FREE = "#0072B2", "#E69F00", "#B8B8B8", "#EAEAEA"
 GREY = "#555555"
 DOTS_PER_INCH = 150
 WIDEST = 12.5  # inches
+NUMBERED = 25
+"""tasks of a matrix whose cells hold their numbers; of more, the colour alone says it"""
 
 
 def draw_accuracy_matrix(result: Result, path: Path) -> None:
@@ -23,19 +25,20 @@ def draw_accuracy_matrix(result: Result, path: Path) -> None:
     percent = 100 * result.matrix
     tasks = len(percent)
     cell = 0.52 if tasks <= 12 else 0.4
-    side = max(4.2, cell * tasks + 1.4)
+    side = max(4.2, min(cell * tasks + 1.4, WIDEST))
     figure, axes = _figure(side + 0.6, side)
     shown = percent[~np.isnan(percent)]
     low = min(np.floor(shown.min() / 10) * 10, 90)
     image = axes.imshow(percent, cmap="cividis", vmin=low, vmax=100, aspect="equal")
     middle = (low + 100) / 2
     digits = 1 if tasks <= 12 else 0
-    for (i, k), value in np.ndenumerate(percent):
-        if not np.isnan(value):
-            colour = "white" if value < middle else "black"
-            axes.text(k, i, f"{value:.{digits}f}", ha="center", va="center", fontsize=8, color=colour)
-    axes.set_xticks(range(tasks), [str(k) for k in range(tasks)])
-    axes.set_yticks(range(tasks), [str(i) for i in range(tasks)])
+    if tasks <= NUMBERED:
+        axes.set_xticks(range(tasks))
+        axes.set_yticks(range(tasks))
+        for (i, k), value in np.ndenumerate(percent):
+            if not np.isnan(value):
+                colour = "white" if value < middle else "black"
+                axes.text(k, i, f"{value:.{digits}f}", ha="center", va="center", fontsize=8, color=colour)
     axes.set_xlabel("test accuracy of task, percent")
     axes.set_ylabel("after learning task")
     axes.tick_params(length=0)
@@ -48,7 +51,7 @@ def draw_accuracy_matrix(result: Result, path: Path) -> None:
 def draw_neurons(result: Result, path: Path) -> None:
     """A PNG, one panel a layer: the neurons each task reuses, takes fresh, passes over and leaves free."""
     layers = list(result.tasks[-1].neurons)
-    width = max(2.6, 0.14 * len(result.tasks) + 1.2)
+    width = max(2.6, min(0.14 * len(result.tasks) + 1.2, WIDEST))
     columns = min(len(layers), max(1, int(WIDEST / width)))
     rows = -(-len(layers) // columns)
     figure, grid = grid_of_axes(rows, columns, width=max(5.5, width * columns), height=2.1 * rows + 1.1)
@@ -79,7 +82,7 @@ def _draw_layer(axes: "Axes", layer: str, tasks: list[TaskUse]) -> None:
         axes.bar(x, heights, bottom=base, width=0.86, color=colour, label=name, linewidth=0)
         base += heights
     axes.set_title(f"layer {layer}: {counts[-1].total}", loc="left", fontsize=9)
-    step = 1 if len(counts) <= 10 else 5
+    step = 1 if len(counts) <= 10 else 5 * -(-len(counts) // 100)
     axes.set_xticks([task for task in x if task == 1 or task % step == 0])
     axes.set_xlim(0.4, len(counts) + 0.6)
     axes.set_ylim(0, counts[-1].total)

@@ -15,6 +15,9 @@ from dsn.transfer import ForwardOutcome, TransferOutcome
 from ..base.console import say, show_table
 from ..result.result import Result
 
+MOST_COLUMNS = 30
+"""tasks of an accuracy matrix that is shown"""
+
 
 class TaskProgress:
     """An Avalanche logger: bars in a terminal, else a line a task, and with ``verbose`` a line an epoch.
@@ -144,9 +147,10 @@ def show_transfers(
 
 
 def show_result(console: Console, result: Result) -> None:
-    """The accuracy matrix in percent and the metrics in points."""
+    """The accuracy matrix in percent, where it is not too large to look at, and the metrics in points."""
     console.print()
-    show_table(console, _matrix_table(result, console))
+    if len(result.accuracy_matrix) <= MOST_COLUMNS:
+        show_table(console, _matrix_table(result, console))
     show_table(console, _metrics_table(result))
 
 
