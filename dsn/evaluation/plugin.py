@@ -51,7 +51,7 @@ class TransferMetrics(PluginMetric[dict[str, float | None]]):
     def reset(self) -> None:
         """Forget everything, for a new run."""
         self.order: list[int] = []  # task labels, in training order
-        self._accuracy: dict[tuple[int, int], float] = {}  # (row, task label)
+        self._accuracy: dict[int, dict[int, float]] = {}  # row: task label: accuracy
         self._counted: dict[int, list[Tensor | int]] = {}  # task label: correct, seen
         self._learning: int | None = None
 
@@ -59,14 +59,16 @@ class TransferMetrics(PluginMetric[dict[str, float | None]]):
         """What was collected so far, while no evaluation is going on."""
         return {
             "order": list(self.order),
-            "accuracy": [[row, label, value] for (row, label), value in self._accuracy.items()],
+            "accuracy": [[row, list(of), list(of.values())] for row, of in self._accuracy.items()],
         }
 
     def put_state(self, state: dict[str, Any], tasks: int) -> None:
         """Put back what :meth:`take_state` took, of the first ``tasks`` tasks."""
         self.reset()
         self.order = list(state["order"][:tasks])
-        self._accuracy = {(row, label): value for row, label, value in state["accuracy"]}
+        self._accuracy = {
+            row: dict(zip(labels, values, strict=True)) for row, labels, values in state["accuracy"]
+        }
 
     def carry_over(self, labels: Iterable[int]) -> set[int]:
         """Take the accuracies of the tasks ``labels`` from the row before into the next; those that had one.
@@ -74,21 +76,27 @@ class TransferMetrics(PluginMetric[dict[str, float | None]]):
         For tasks whose answers have not changed since, so that they need not be evaluated again.
         """
         row = len(self.order) - 1
-        carried = {label for label in labels if (row - 1, label) in self._accuracy}
-        self._accuracy |= {(row, label): self._accuracy[row - 1, label] for label in carried}
-        return carried
+        before = self._accuracy.get(row - 1, {})
+        carried = {label: before[label] for label in labels if label in before}
+        self._accuracy.setdefault(row, {}).update(carried)
+        return set(carried)
 
     @property
     def matrix(self) -> Matrix:
         """R [T, T] over the T tasks trained so far, NaN where not evaluated."""
-        rows = range(len(self.order))
-        values = [[self._accuracy.get((row, label), np.nan) for label in self.order] for row in rows]
-        return np.array(values, dtype=np.float64).reshape(len(self.order), len(self.order))
+        place = {label: k for k, label in enumerate(self.order)}
+        values = np.full((len(place), len(place)), np.nan)
+        for row, of in self._accuracy.items():
+            if 0 <= row < len(place):
+                known = {place[label]: value for label, value in of.items() if label in place}
+                values[row, list(known)] = list(known.values())
+        return values
 
     @property
     def random(self) -> list[float] | None:
         """Accuracy of each trained task before any training [T]; None unless all were evaluated then."""
-        known = [self._accuracy.get((BEFORE_TRAINING, label)) for label in self.order]
+        before = self._accuracy.get(BEFORE_TRAINING, {})
+        known = [before.get(label) for label in self.order]
         return [value for value in known if value is not None] if None not in known else None
 
     def result(self) -> dict[str, float | None]:
@@ -117,8 +125,7 @@ class TransferMetrics(PluginMetric[dict[str, float | None]]):
 
     def _forget_row(self) -> None:
         self.order.pop()
-        row = len(self.order)
-        self._accuracy = {key: value for key, value in self._accuracy.items() if key[0] != row}
+        self._accuracy.pop(len(self.order), None)
 
     def before_eval(self, strategy: Any) -> None:
         self._counted = {}
@@ -137,7 +144,7 @@ class TransferMetrics(PluginMetric[dict[str, float | None]]):
             return []
         row = len(self.order) - 1
         for label, (correct, seen) in self._counted.items():
-            self._accuracy[row, label] = int(correct) / int(seen)
+            self._accuracy.setdefault(row, {})[label] = int(correct) / int(seen)
         self._counted = {}
         return [
             MetricValue(

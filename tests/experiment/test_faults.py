@@ -141,7 +141,7 @@ def test_another_config_or_version_is_refused_by_name(tmp_path, interrupted):
         run(tiny(tmp_path, *SHORT, "train.lr=0.02"), tmp_path / "out", resume=True)
     assert (folder / LATEST).read_bytes() == contents[0]
     write_tree(folder / LATEST, {}, format=FORMAT, version=VERSION + 1)
-    with pytest.raises(InputError, match="format version is 2, this version of dsn reads 1"):
+    with pytest.raises(InputError, match="format version is 3, this version of dsn reads 2"):
         run(tiny(tmp_path, *SHORT), tmp_path / "out", resume=True)
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from dsn import MaskedModel
 from dsn.experiment.config.experiment import Config
-from dsn.experiment.result.certificate import unchanged
+from dsn.experiment.result.certificate import changes, standing, unchanged, whole
 from dsn.experiment.result.result import Row
 from dsn.experiment.run import course as course_module
 from dsn.experiment.run.run import run
@@ -67,7 +67,12 @@ def row(tasks, logits):
     return Row(tasks=tasks, weights=same, reads=same, logits=logits, levels=[0.0] * len(tasks))
 
 
-def test_what_is_unchanged_has_the_same_hashes_in_two_rows():
-    first, second = row([3, 0], ["x", "y"]), row([3, 0, 1], ["x", "z", "y"])
-    assert unchanged(first, second) == [3] and unchanged(first, first) == [3, 0]
-    assert unchanged() == unchanged(first) == []
+def test_a_row_keeps_what_is_new_or_changed_and_the_rows_say_all_again():
+    first, second, third = row([3], ["x"]), row([3, 0], ["x", "y"]), row([3, 0, 1], ["x", "z", "y"])
+    assert unchanged({}, first) == [] and unchanged(first.by_task(), second) == [3]
+    kept = [first, row([0], ["y"]), row([0, 1], ["z", "y"])]
+    made = []
+    for full in (first, second, third):
+        made.append(changes(standing(made), full))
+    assert made == kept and whole(made) == whole([first, second, third]) == [first, second, third]
+    assert standing(made) == third.by_task()

@@ -1,10 +1,10 @@
 """Whether earlier tasks are what they were: hashes after each task, and what they say afterwards.
 
-A row is taken after each task and goes into ``result.json``. :func:`judge` compares the rows with each other,
-with the accepted transfers, and with the model file.
+A row is taken after each task; what is new in it goes into ``result.json``. :func:`judge` compares the rows
+with each other, with the accepted transfers, and with the model file.
 """
 
-from collections.abc import Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -13,6 +13,8 @@ from dsn.masking.state.fingerprint import Fingerprint, Fingerprints
 from .result import Row, Transfer
 
 Status = Literal["unchanged", "changed by an accepted transfer", "unchanged but for rounding", "BROKEN"]
+Known = tuple[int, Fingerprint]
+"""after which task was learnt, and what it was then"""
 ROUNDING = 2e-3
 """by how much the levels of logits may differ, relatively, that other kernels compute from equal weights"""
 
@@ -20,22 +22,31 @@ ROUNDING = 2e-3
 def row_of(fingerprints: Fingerprints) -> Row:
     """The fingerprints of all committed tasks, now."""
     tasks = fingerprints.model.committed
-    found = fingerprints.of(*tasks)
-    return Row(
-        tasks=tasks,
-        weights=[one.weights for one in found],
-        reads=[one.reads for one in found],
-        logits=[one.logits for one in found],
-        levels=[one.level for one in found],
-    )
+    return Row.made(dict(zip(tasks, fingerprints.of(*tasks), strict=True)))
 
 
-def unchanged(*rows: Row) -> list[int]:
-    """The tasks that have the same fingerprints in two rows that follow each other; none for fewer rows."""
-    if len(rows) < 2:
-        return []
-    before, now = (list(zip(row.tasks, row.weights, row.reads, row.logits, strict=True)) for row in rows)
-    return [one[0] for one, other in zip(before, now, strict=False) if one == other]
+def standing(rows: Iterable[Row]) -> dict[int, Fingerprint]:
+    """What each task is after ``rows``: a row that does not name a task leaves it as it was."""
+    found: dict[int, Fingerprint] = {}
+    for row in rows:
+        found |= row.by_task()
+    return found
+
+
+def whole(rows: Iterable[Row]) -> list[Row]:
+    """The rows, each with all tasks that were learnt by then."""
+    found: dict[int, Fingerprint] = {}
+    return [Row.made(found := found | row.by_task()) for row in rows]
+
+
+def unchanged(before: Mapping[int, Fingerprint], now: Row) -> list[int]:
+    """The tasks that are ``now`` what they were ``before``."""
+    return [task for task, found in now.by_task().items() if before.get(task) == found]
+
+
+def changes(before: Mapping[int, Fingerprint], now: Row) -> Row:
+    """``now`` without the tasks that are what they were ``before``: what a run keeps of it."""
+    return Row.made({task: found for task, found in now.by_task().items() if before.get(task) != found})
 
 
 @dataclass(frozen=True)
@@ -57,7 +68,12 @@ def judge(
 
     ``same_machine``: whether logits can be compared with those in the rows.
     """
-    return [_judge_task(task, rows, now, transfers, same_machine) for task in now.tasks]
+    known: dict[int, list[Known]] = {task: [] for task in now.tasks}
+    for row in rows:
+        for task, found in row.by_task().items():
+            known[task].append((row.tasks[-1], found))
+    accepted = {(t.task, t.source) for t in transfers if t.accepted}
+    return [_judge_task(task, known[task], now.of(task), accepted, same_machine) for task in now.tasks]
 
 
 def unfit_rows(rows: Sequence[Row], tasks: Sequence[int]) -> str | None:
@@ -65,8 +81,9 @@ def unfit_rows(rows: Sequence[Row], tasks: Sequence[int]) -> str | None:
     if len(rows) != len(tasks):
         return f"it has {len(rows)} rows, the model file has the tasks {list(tasks)}"
     for place, row in enumerate(rows):
-        if row.tasks != list(tasks[: place + 1]):
-            return f"row {place} is about the tasks {row.tasks}, not {list(tasks[: place + 1])}"
+        so_far = list(tasks[: place + 1])
+        if row.tasks[-1:] != so_far[-1:] or row.tasks != [task for task in so_far if task in row.tasks]:
+            return f"row {place} is about the tasks {row.tasks}, not task {tasks[place]} and some before it"
         counts = {len(row.weights), len(row.reads), len(row.logits), len(row.levels or row.tasks)}
         if counts != {len(row.tasks)}:
             return f"row {place} has not one hash a task"
@@ -74,18 +91,21 @@ def unfit_rows(rows: Sequence[Row], tasks: Sequence[int]) -> str | None:
 
 
 def _judge_task(
-    task: int, rows: Sequence[Row], now: Row, transfers: Sequence[Transfer], same_machine: bool
+    task: int,
+    known: list[Known],
+    present: Fingerprint,
+    accepted: Container[tuple[int, int]],
+    same_machine: bool,
 ) -> Verdict:
-    known = [(row.tasks[-1], row.of(task)) for row in rows if task in row.tasks]
     givers = []
     for (_, before), (learnt, after) in zip(known, known[1:], strict=False):
         if before == after:
             continue
-        if not any(t.accepted and (t.task, t.source) == (task, learnt) for t in transfers):
+        if (task, learnt) not in accepted:
             changed = " and ".join(_differences(before, after))
             return Verdict(task, "BROKEN", f"its {changed} changed while task {learnt} was learnt")
         givers.append(learnt)
-    last, present = known[-1][1], now.of(task)
+    last = known[-1][1]
     different = _differences(last, present)
     told = f"from task {', '.join(map(str, givers))}" if givers else ""
     if not different:

@@ -1,7 +1,7 @@
 """``run.py forget``: a finished run without one of its tasks, in a folder of its own."""
 
 from collections.abc import Collection
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from ..base.console import make_console, say
 from ..base.folder import output_folder
 from ..config.experiment import Config
 from ..config.faults import explained
+from .certificate import changes, whole
 from .files import load_model, task_uses, write
 from .result import RESULT, Forgotten, Forward, Memory, Metrics, Result, Row, matrix_as_lists, read_result
 from .verify import as_it_ran, verify
@@ -103,7 +104,7 @@ def _without(
 ) -> Result:
     """All numbers of the run but for those of the removed tasks."""
     assert result.certificate is not None  # verify has asked for it
-    order = result.certificate[-1].tasks
+    order = [row.tasks[-1] for row in result.certificate]
     kept = [place for place, task in enumerate(order) if task not in removal.tasks]
     matrix = _matrix(result.matrix, order, kept, anew)
     alone = None if result.independent is None else [result.independent[place] for place in kept]
@@ -117,7 +118,7 @@ def _without(
         "transfers": [t for t in result.transfers if not {t.task, t.source} & gone],
         "forward_transfers": _forward(result.forward_transfers, gone),
         "memory": Memory.model_validate(asdict(memory)),
-        "certificate": [_row(result.certificate[place], gone, prints) for place in kept],
+        "certificate": _rows(result.certificate, kept, gone, prints),
         "forgotten": [*result.forgotten, Forgotten.model_validate(asdict(removal))],
         "timings": result.timings.model_copy(
             update={"tasks": [result.timings.tasks[place] for place in kept]}
@@ -137,16 +138,23 @@ def _matrix(matrix: Matrix, order: list[int], kept: list[int], anew: dict[int, f
     return matrix[np.ix_(kept, kept)]
 
 
-def _row(row: Row, gone: Collection[int], prints: dict[int, Fingerprint]) -> Row:
-    tasks = [task for task in row.tasks if task not in gone]
-    hashes = [(row.of(task), prints.get(task, row.of(task))) for task in tasks]
-    return Row(
-        tasks=tasks,
-        weights=[old.weights for old, _ in hashes],
-        reads=[new.reads for _, new in hashes],
-        logits=[new.logits for _, new in hashes],
-        levels=[new.level for _, new in hashes] if row.levels else [],
-    )
+def _rows(
+    rows: list[Row], kept: list[int], gone: Collection[int], prints: dict[int, Fingerprint]
+) -> list[Row]:
+    """The rows at the places ``kept``; what tasks of ``prints`` read and say holds since they were learnt."""
+    full, found = whole(rows), list[Row]()
+    before: dict[int, Fingerprint] = {}
+    for place in kept:
+        now = Row.made(
+            {
+                task: replace(prints.get(task, old), weights=old.weights)
+                for task, old in full[place].by_task().items()
+                if task not in gone
+            }
+        )
+        found.append(changes(before, now))
+        before |= now.by_task()
+    return found
 
 
 def _forward(outcomes: list[Forward], gone: Collection[int]) -> list[Forward]:
@@ -169,7 +177,7 @@ def _tell(
     if removal.shared:
         say(console, f"{removal.shared} that it trained stay, since other tasks need them")
     assert result.certificate is not None
-    order = result.certificate[-1].tasks
+    order = [row.tasks[-1] for row in result.certificate]
     for task, accuracy in anew.items():
         before = result.matrix[-1, order.index(task)]
         say(

@@ -3,7 +3,8 @@
 import csv
 import io
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal, TypeVar
 
@@ -21,6 +22,8 @@ from ..config.problems import describe
 
 FORMAT_VERSION: Final = 1
 RESULT = "result.json"
+NUMBERS = re.compile(r"(?<=\[)\n[^\[\]{}\"]*(?=\])")
+"""a list of numbers, which stands on one line: otherwise spaces would be half the file of many tasks"""
 
 
 class Part(BaseModel):
@@ -58,7 +61,8 @@ class TaskUse(Part):
     similarity: list[float]
     """to each task, in order: cosine of the masks a layer, geometric mean over the layers"""
     jaccard: dict[str, list[float]]
-    """by layer path: shared over used neurons, with each task in order"""
+    """by layer path: shared over used neurons, with each task in order; empty where layers times tasks
+    squared is more than a million (``dsn.evaluation.jaccard`` gives it from the model)"""
     topology: TaskTopology | None = None
     """None in older files, and where branches of the backbone meet in a product"""
 
@@ -129,7 +133,10 @@ class Memory(Part):
 
 
 class Row(Part):
-    """Hashes of the tasks learnt so far, taken after the last of ``tasks``; one entry a task, in order."""
+    """Hashes of tasks, taken after the last of ``tasks`` was learnt; one entry a task, in order.
+
+    In a file, ``tasks`` are those that are new or not what they were in the row before; in older files, all.
+    """
 
     tasks: list[int]
     weights: list[str]
@@ -138,11 +145,27 @@ class Row(Part):
     levels: list[float | None] = Field(default_factory=list)
     """of the logits: what is equal but for rounding has nearly the same; empty in older files"""
 
+    @classmethod
+    def made(cls, found: Mapping[int, Fingerprint]) -> "Row":
+        """The row of these tasks."""
+        hashes = found.values()
+        return cls(
+            tasks=list(found),
+            weights=[one.weights for one in hashes],
+            reads=[one.reads for one in hashes],
+            logits=[one.logits for one in hashes],
+            levels=[one.level for one in hashes],
+        )
+
+    def by_task(self) -> dict[int, Fingerprint]:
+        """The hashes of each task."""
+        levels = self.levels or [None] * len(self.tasks)
+        hashes = map(Fingerprint, self.weights, self.reads, self.logits, levels)
+        return dict(zip(self.tasks, hashes, strict=True))
+
     def of(self, task: int) -> Fingerprint:
         """The hashes of one task."""
-        place = self.tasks.index(task)
-        level = self.levels[place] if self.levels else None
-        return Fingerprint(self.weights[place], self.reads[place], self.logits[place], level)
+        return self.by_task()[task]
 
 
 class Forgotten(Part):
@@ -245,7 +268,8 @@ def matrix_as_lists(matrix: Matrix) -> list[list[float | None]]:
 
 def write_result(result: Result, path: Path) -> None:
     """Write ``result`` as JSON, floats at full precision; the file appears whole or not at all."""
-    write_whole(path, json.dumps(result.model_dump(mode="json"), indent=2, allow_nan=False) + "\n")
+    text = json.dumps(result.model_dump(mode="json"), indent=2, allow_nan=False)
+    write_whole(path, NUMBERS.sub(lambda found: " ".join(found[0].split()), text) + "\n")
 
 
 def read_result(path: Path) -> Result:

@@ -64,7 +64,7 @@ def _added(name: str, seal: Values, folder: Path) -> bool:
 def _rows(values: Values) -> list[str]:
     """One digest a row of the accuracy matrix, each over the one before."""
     digests: list[str] = []
-    order = _at(values.get("certificate"), -1, {}).get("tasks", [])
+    order = [row["tasks"][-1] for row in values.get("certificate") or () if row["tasks"]]
     for place, row in enumerate(values["accuracy_matrix"]):
         task = _at(order, place, place)
         part = {

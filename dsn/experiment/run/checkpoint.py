@@ -21,7 +21,7 @@ from ..base.interrupts import Interrupts
 from ..config.experiment import WITHOUT_INFLUENCE, Config
 from ..result.key import code_version
 
-FORMAT, VERSION = "dsn-run", 1
+FORMAT, VERSION = "dsn-run", 2
 LATEST, PREVIOUS, NEXT = "latest.safetensors", "previous.safetensors", "next.safetensors"
 
 

@@ -10,7 +10,7 @@ from dsn.evaluation.plugin import TransferMetrics
 from dsn.ranks import Ranks
 from dsn.storage import Tree
 
-from ..result.certificate import unchanged
+from ..result.certificate import changes, standing, unchanged
 from ..result.result import Row, TaskTime, UnlabelledRow
 from .terminal import TaskProgress
 
@@ -81,30 +81,29 @@ class Course:
 
     def evaluate(
         self,
-        stream: Any,
+        experiences: list[Any] | None,
         row: Callable[[], Row] | None,
         unlabelled: Callable[[], UnlabelledRow] | None = None,
     ) -> None:
-        """Take ``row`` of the certificate and evaluate the tasks of ``stream``, if any: the task is done.
+        """Take ``row`` of the certificate and evaluate ``experiences``, if any: the task is done.
 
         A task whose answers are bit for bit those of the row before has its accuracy from there.
         ``unlabelled``: gives the row of an evaluation without task labels.
         """
         started, place = time.perf_counter(), self.place
-        rows = () if row is None else (row(),)
-        if (ranks := Ranks()).count > 1:
-            for one in rows:
-                ranks.refuse_different(f"the certificate of task {one.tasks[-1]}", {}, one.model_dump_json())
-        if stream is not None:
-            same = unchanged(*place.certificate[-1:], *rows)
-            carried = self.metrics.carry_over(same)
-            self.strategy.eval([e for e in stream if task_label(e) not in carried] if carried else stream)
+        now = None if row is None else row()
+        before = standing(place.certificate)
+        if now is not None and (ranks := Ranks()).count > 1:
+            ranks.refuse_different(f"the certificate of task {now.tasks[-1]}", {}, now.model_dump_json())
+        if experiences is not None:
+            carried = set() if now is None else self.metrics.carry_over(unchanged(before, now))
+            self.strategy.eval([e for e in experiences if task_label(e) not in carried])
         seen = () if unlabelled is None else (unlabelled(),)
         taken = TaskTime(train=place.trained, evaluate=time.perf_counter() - started)
         self.place = Place(
             task=place.task + 1,
             times=(*place.times, taken),
-            certificate=(*place.certificate, *rows),
+            certificate=place.certificate if now is None else (*place.certificate, changes(before, now)),
             unlabelled=(*place.unlabelled, *seen),
         )
 
