@@ -206,11 +206,15 @@ class Gate(nn.Module):
 
     def used(self, rows: int | None = None) -> Tensor:
         """Bits [n]: the union of the first ``rows`` committed masks, by default of all, and what is kept."""
-        packed = self.masks[:rows]  # bits behind the width at a mask's commit are 0
-        bits = unpack_bits(packed.flatten(), packed.numel() * 8)
-        used = bits.view(len(packed), packed.shape[1] * 8).any(0)[: self.n]
+        used = self.all_masks(rows).any(0)
         used[: self.kept_neurons] = True
         return used
+
+    def all_masks(self, rows: int | None = None) -> Tensor:
+        """Bits [T, n]: the first ``rows`` committed masks, by default all; 0 where a neuron came later."""
+        packed = self.masks[:rows]
+        bits = unpack_bits(packed.flatten(), packed.numel() * 8)
+        return bits.view(len(packed), packed.shape[1] * 8)[:, : self.n]
 
     @torch.no_grad()
     def grow(self, by: int) -> None:

@@ -116,8 +116,8 @@ class Resumable(TaskByTask):
     def _take_outcome(self) -> dict[str, Tree]:
         return {
             "model": copied(self.model.state_dict()),
-            "transfers": [asdict(outcome) for outcome in self.transfers],
-            "forward_transfers": [asdict(outcome) for outcome in self.forward_transfers],
+            "transfers": [dict(vars(outcome)) for outcome in self.transfers],
+            "forward_transfers": [dict(vars(outcome)) for outcome in self.forward_transfers],
             "random": take_random_states(self.device),
         }
 

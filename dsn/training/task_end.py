@@ -6,6 +6,7 @@ from typing import Any
 from torch import Tensor
 
 from ..masking import MaskedModel
+from ..masking.layers import evaluating
 from ..replay import Impressions, record_statistics, synthesise
 from ..transfer import ForwardOutcome, TransferOutcome, assess, transfer_backward, transfer_forward
 from .settings import Transfer
@@ -29,22 +30,23 @@ def end_task(
         replay: arguments of ``dsn.replay.synthesise``, with ``images``; used where impressions are needed.
         seed: of the impressions.
     """
-    assess(model, task, *validation, samples=len(x))
-    record_statistics(model, task, (part.to(model.device) for part in x.split(512)))
-    read = transfer_forward(model, task, x, y, validation, transfer.forward)
 
     def make(old: int, draw: int) -> Impressions:
         return synthesise(model, old, seed=seed + draw, **replay)
 
-    given = transfer_backward(
-        model,
-        task,
-        x,
-        y,
-        replay=make,
-        tasks=transfer.tasks,
-        mechanism=transfer.mechanism,
-        acceptance=transfer.acceptance,
-        seed=seed,
-    )
+    with evaluating(model):  # once: the way through the modules of many tasks is long
+        assess(model, task, *validation, samples=len(x))
+        record_statistics(model, task, (part.to(model.device) for part in x.split(512)))
+        read = transfer_forward(model, task, x, y, validation, transfer.forward)
+        given = transfer_backward(
+            model,
+            task,
+            x,
+            y,
+            replay=make,
+            tasks=transfer.tasks,
+            mechanism=transfer.mechanism,
+            acceptance=transfer.acceptance,
+            seed=seed,
+        )
     return read, given

@@ -25,9 +25,29 @@ def similarity(model: MaskedModel, first: int, second: int) -> float:
 
 
 def most_similar(model: MaskedModel, source: int, count: int) -> list[int]:
-    """The ``count`` tasks committed before ``source`` whose masks are most like its, most similar first."""
+    """The ``count`` tasks committed before ``source`` whose masks are most like its, most similar first.
+
+    Of equally similar ones, those learnt first.
+    """
     earlier = model.committed[: model.committed.index(source)]
-    return sorted(earlier, key=lambda task: similarity(model, task, source), reverse=True)[:count]
+    if not earlier or not count:
+        return []
+    if model.edges is not None and model.edges.chooses:
+        alike = [similarity(model, task, source) for task in earlier]
+    else:
+        alike = _similarities(model, len(earlier)).tolist()
+    order = sorted(range(len(earlier)), key=lambda place: round(alike[place], 9), reverse=True)
+    return [earlier[place] for place in order[:count]]
+
+
+def _similarities(model: MaskedModel, row: int) -> Tensor:
+    """:func:`similarity` of the ``row``-th committed task to each before it [row], all at once."""
+    layers = []
+    for gate in model.gates_by_path.values():
+        bits = gate.all_masks(row + 1)
+        sizes = bits.sum(1)
+        layers.append((bits[:row] & bits[row]).sum(1) / (sizes[:row] * sizes[row]).double().sqrt())
+    return torch.stack(layers).log().mean(0).exp()
 
 
 def neurons_opened(masks: dict[str, Tensor], others: dict[str, Tensor]) -> int:

@@ -101,12 +101,14 @@ def _follow(course: Course, session: Session) -> None:
     if session.config.evaluation.class_incremental:
         unlabelled = Unlabelled(strategy, benchmark, session.device)
     show_topology = TopologyLines(session.console, strategy.model, session.verbose)
+    tests: list[Any] = []  # Avalanche makes an experience in a time that grows with the stream
     while course.place.task < session.tasks:
         task = course.place.task
+        tests += benchmark.test_stream[len(tests) : task + 1 + ahead]
         course.train(benchmark.train_stream[task], validation(benchmark, task))
         evaluated = not session.at_once or task == session.tasks - 1
         seen = _unlabelled(unlabelled, session, task) if evaluated else None
-        course.evaluate(benchmark.test_stream[: task + 1 + ahead] if evaluated else None, row, seen)
+        course.evaluate(tests if evaluated else None, row, seen)
         _show_transfers(course, session)
         show_topology()
     course.end()

@@ -1,6 +1,6 @@
 """The map of a network, and at which size of its input it is found. ``reach`` draws it."""
 
-from .network_map import FEATURES, NONE, SEVERAL, Link, NetworkMap
+from .network_map import FEATURES, NONE, SEVERAL, Alone, Link, NetworkMap
 from .size import Size
 from .wiring import INPUT, OUTPUT, Stage, Wire, Wiring
 
@@ -10,6 +10,7 @@ __all__ = [
     "NONE",
     "OUTPUT",
     "SEVERAL",
+    "Alone",
     "Link",
     "NetworkMap",
     "Size",

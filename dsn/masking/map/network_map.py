@@ -56,14 +56,24 @@ class Link:
         return self.neurons.ne(NONE)
 
 
+@dataclass(frozen=True)
+class Alone:
+    """Which ``columns``, bool [d] by layer, any of the first ``tasks`` needs by itself; ``masks``: theirs, a
+    layer each, packed."""
+
+    tasks: int
+    masks: list[bytes]
+    columns: dict[str, Tensor]
+
+
 @dataclass
 class NetworkMap:
     """``links``: by place, then by layer; ``always``, bool [d] by place: live whatever is masked.
 
     ``widths``: neurons of the layers that it was found for. ``why``: where the backbone does not run on
     values that are not finite, its error; nothing is known then, and everything counts as live. ``arrived``:
-    by the bits of masks, a layer each: what was seen to arrive under them, bool [d] by place. ``wiring``:
-    once it was asked for.
+    by the bits of masks, a layer each: what was seen to arrive under them, bool [d] by place. ``alone`` and
+    ``wiring``: once they were asked for.
     """
 
     widths: dict[str, int]
@@ -71,6 +81,7 @@ class NetworkMap:
     links: dict[str, dict[str, Link]] = field(default_factory=dict)
     why: str | None = None
     arrived: dict[tuple[bytes, ...], dict[str, Tensor]] = field(default_factory=dict)
+    alone: Alone | None = None
     wiring: Wiring | None = None
 
     def live(self, masks: Mapping[str, Tensor]) -> dict[str, Tensor]:

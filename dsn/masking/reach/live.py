@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ...errors import InputError
 from ..layers import evaluating
-from ..map import FEATURES, NetworkMap, Wiring
+from ..map import FEATURES, Alone, NetworkMap, Wiring
 from ..structure import Structure
 from .mapping import arrived_under, find_map
 from .wiring import find_wiring
@@ -92,10 +92,17 @@ def needed_inputs(model: Structure, before: int | None = None) -> dict[str, Tens
     """
     tasks = model.committed if before is None else model.committed[: model.tasks.index(before)]
     needed = read_inputs(model, model.used(before))
-    for task in tasks:
-        alone = read_inputs(model, model.masks(task))
-        needed = {path: flags | alone[path] for path, flags in needed.items()}
-    return needed
+    found = map_of(model)
+    packed = [gate.masks[: len(tasks)].cpu().numpy().tobytes() for gate in model.gates_by_path.values()]
+    alone = found.alone
+    if alone is None or not all(map(bytes.startswith, packed, alone.masks)):
+        alone = Alone(0, packed, {path: torch.zeros_like(flags) for path, flags in needed.items()})
+    columns = {path: flags.to(model.device) for path, flags in alone.columns.items()}
+    for task in tasks[alone.tasks :]:
+        each = read_inputs(model, model.masks(task))
+        columns = {path: flags | each[path] for path, flags in columns.items()}
+    found.alone = Alone(len(tasks), packed, columns)
+    return {path: flags | columns[path] for path, flags in needed.items()}
 
 
 def _arrived(model: Structure, masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
