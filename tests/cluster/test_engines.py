@@ -94,8 +94,8 @@ def said(out):
     return (out.parent / "driver.log").read_text()
 
 
-def nothing_is_lost_or_run_twice(out, here):
-    assert found_in(out) == here and len(here) == RUNS
+def nothing_is_lost_or_run_twice(out, here, runs=RUNS):
+    assert found_in(out) == here and len(here) == runs
     assert load_comparison(out).complete
     for name, log in logs(out).items():
         assert log.count("written to") == 1, f"{name} was made more than once"
@@ -133,6 +133,19 @@ def test_on_slurm_a_killed_driver_a_lost_node_and_a_more_urgent_job_change_nothi
         assert driver.wait(SECONDS) == 0
     nothing_is_lost_or_run_twice(out, here)
     assert any("going on at task" in log for log in logs(out).values())
+
+
+@pytest.mark.skipif(not has_slurm(), reason="needs SLURM, munge and submitit, and to be root")
+def test_a_time_limit_of_slurm_cuts_a_run_into_pieces_that_are_one(config, tmp_path):
+    longer = ("--strategies", "dsn", "--seeds", "0", "--set", "train.epochs=3000")
+    whole, out = tmp_path / "here" / "out", tmp_path / "slurm" / "out"
+    assert started(config, whole, {}, *longer).wait(SECONDS) == 0
+    with slurm_cluster() as servers:
+        limit = ("--engine", "slurm", "--set", "resources.minutes=1")
+        assert started(config, out, servers.environment, *longer, *limit).wait(SECONDS) == 0
+    nothing_is_lost_or_run_twice(out, found_in(whole), runs=1)
+    [log] = logs(out).values()
+    assert log.count("going on at task") >= 1
 
 
 @pytest.mark.skipif(not has_ray(), reason="needs Ray")

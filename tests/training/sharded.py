@@ -13,6 +13,7 @@ from datetime import timedelta
 import numpy as np
 import torch
 from avalanche.core import SupervisedPlugin
+from torch import nn
 
 from benchmarks import split_digits
 from dsn import backbones, mask_neurons
@@ -37,6 +38,15 @@ def cnn():
     return backbones.small_cnn(1, 8, width=4, features=10, dropout=0.2)
 
 
+def alexnet():
+    """With batch norm behind dropout."""
+    return nn.Sequential(nn.Upsample(scale_factor=2), backbones.alexnet(1, 16, hidden=12, norm=True))
+
+
+def vit():
+    return backbones.vit(1, 8, dim=8, depth=1, heads=2, dropout=0.1)
+
+
 CASES = {
     "mlp": (mlp, LEARNT | {"average_epochs": 0.7}),
     "batch norm, dropout, growth, phases": (
@@ -45,6 +55,8 @@ CASES = {
         | {"growth": 3, "warmup_epochs": 1, "consolidation_epochs": 1, "schedule": "plateau"}
         | {"restore_best": True, "patience": 2, "norm_samples": 12},
     ),
+    "alexnet": (alexnet, LEARNT | {"norm_samples": 12}),
+    "vit": (vit, LEARNT),
     "edges": (cnn, {"edges": "own_and_read", "planned_tasks": 2, "transfer_tasks": 0, "forward_tasks": 0}),
 }
 BASELINES = ("naive", "si", "gem", "wsn", "packnet", "pnn", "hat", "random")
