@@ -1,11 +1,15 @@
-"""The Python of README and CONTRIBUTING runs as it stands, that of docs imports what is there, and README's
-commands are those that CI calls."""
+"""The Python of README and CONTRIBUTING runs as it stands, that of docs imports what is there, commands are
+understood, and README's first two are those that CI calls."""
 
 import ast
 import re
+import shlex
 from pathlib import Path
 
 import pytest
+
+from dsn.cli.main import main, make_parser
+from dsn.experiment.config.experiment import load
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -60,3 +64,32 @@ def test_there_are_two_commands_and_each_sets_up_all_it_needs() -> None:
     assert len(commands) == 2
     assert all("&&" in command for command in commands)
     assert len(BLOCKS) >= 2
+
+
+def commands(path: Path) -> list[str]:
+    """Of run.py, without what stands before it, and without a comment behind."""
+    text = path.read_text(encoding="utf-8")
+    return [re.sub(r"\s+# .*", "", c) for c in re.findall(r"^\$ .*?\brun\.py (.*)$", text, re.MULTILINE)]
+
+
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_every_command_is_understood_and_its_config_valid(path: Path) -> None:
+    for command in commands(path):
+        options = vars(make_parser("run.py").parse_args(shlex.split(command)))
+        names = options.get("configs") or [options[key] for key in ("config", "protocol") if key in options]
+        for name in names:
+            config = ROOT / (name if Path(name).suffix else f"configs/{name}.yaml")
+            load(config, options.get("overrides", []))
+
+
+def test_what_the_readme_does_with_the_quickstart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    monkeypatch.chdir(tmp_path)
+    done = [c for c in commands(ROOT / "README.md") if "quickstart" in c and not c.startswith("compare")]
+    for command in done:
+        shorter = ["--set", "train.epochs=2"] if command.startswith("run ") else []
+        assert main([*shlex.split(command), *shorter]) == 0, command
+    assert {c.partition(" ")[0] for c in done} >= {"run", "verify", "report", "forget", "subnetwork"}
