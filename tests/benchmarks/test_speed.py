@@ -17,6 +17,7 @@ SMALL = {
     "checkpoint": "",
     "epoch": "--images 64 --widths 8 --rounds 1 --naive",
     "impressions": "--images 8 --steps 2 --epochs 1 --hidden 16 --reference-steps-run 1",
+    "imagenet": "--images 8 --side 32",
     "many_tasks": "--one 2",
     "memory": "--megabytes 1 --allowed 1",
     "protection": "--size 32 --rounds 1",
