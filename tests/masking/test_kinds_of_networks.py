@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor, nn
-from torchvision.models import ConvNeXt
+from torchvision.models import ConvNeXt, DenseNet, EfficientNet
 from torchvision.models.convnext import CNBlockConfig
+from torchvision.models.efficientnet import MBConvConfig
 
 from dsn import MaskedModel, backbones, mask_neurons
 from dsn.experiment.result.subnetwork_files import reader, save_onnx, save_torchscript
@@ -35,8 +36,16 @@ class Encoder(nn.Module):
 
 def headless(build: Callable[[], nn.Module]) -> nn.Module:
     net = build()
-    net.classifier[-1] = nn.Identity()
+    if isinstance(net.classifier, nn.Sequential):
+        net.classifier[-1] = nn.Identity()
+    else:
+        net.classifier = nn.Identity()
     return net
+
+
+def efficientnet() -> nn.Module:
+    blocks = [MBConvConfig(1, 3, 1, 8, 8, 1, 1, 1), MBConvConfig(2, 3, 2, 8, 12, 1, 1, 1)]
+    return EfficientNet(blocks, dropout=0.1, last_channel=16)
 
 
 def numbers(net: nn.Module) -> int:
@@ -47,6 +56,8 @@ NETS: dict[str, Callable[[], nn.Module]] = {
     "vit": lambda: backbones.vit(3, 16, dim=12, depth=1, heads=2),
     "mobilenet": lambda: backbones.mobilenet(3, 16, width=0.25, features=16),
     "convnext": lambda: headless(lambda: ConvNeXt([CNBlockConfig(8, 12, 1), CNBlockConfig(12, None, 1)])),
+    "densenet": lambda: headless(lambda: DenseNet(8, (2, 2), 16, bn_size=2)),
+    "efficientnet": lambda: headless(efficientnet),
     "encoder": Encoder,
 }
 
