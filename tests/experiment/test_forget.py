@@ -6,15 +6,18 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from dsn.cli.main import main
 from dsn.errors import InputError
+from dsn.experiment.result.files import read_model
 from dsn.experiment.result.forget import forget_task
 from dsn.experiment.result.result import read_result
 from dsn.experiment.result.verify import verify
 from dsn.experiment.run.run import run
+from dsn.storage import checksum
 from tests.experiment.resuming import tiny
+from tests.experiment.test_verify import edited
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:task .* no free neuron"),
@@ -70,6 +73,19 @@ def test_what_is_left_verifies_by_the_hashes_of_the_run(runs, name: str, tmp_pat
         theirs = any(f".{task}." in key for task in gone) and key.partition(".")[0] != "edges"
         if theirs and value.numel() >= 8 and value.unique().numel() > 4:
             assert value.numpy().tobytes() not in stored, key
+
+
+def test_a_run_from_before_a_setting_was_there_is_left_intact(runs, tmp_path: Path) -> None:
+    old = tmp_path / "old"
+    shutil.copytree(runs("gates"), old)
+    edited(old, lambda values: values["config"].pop("tracker"), seal="removed")
+    run, state = read_model(old / "model.safetensors")
+    del run["config"]["tracker"], run["sha256"]
+    run["sha256"] = checksum({}, run, state)
+    save_file(state, old / "model.safetensors", metadata={"run": json.dumps(run)})
+    assert verify(old).status == "intact"
+    _, out = forget_task(old, 2, tmp_path / "new", console=QUIET)
+    assert verify(out).status == "intact"
 
 
 def test_a_reader_is_measured_anew(runs, tmp_path: Path) -> None:

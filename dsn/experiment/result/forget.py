@@ -76,7 +76,9 @@ def forget_task(
                 raise InputError(f"no task would be left: remove the folder {run} itself")
             anew = _measured(model, config, removal.unread)
             prints = dict(zip(removal.unread, Fingerprints(model).of(*removal.unread), strict=True))
-        new = write(_without(result, model, removal, anew, prints), config, model, pixel_range, folder)
+        # with what the config of an older run does not say, as the model's file has it
+        said = result.model_copy(update={"config": config.model_dump(mode="json")})
+        new = write(_without(said, model, removal, anew, prints), config, model, pixel_range, folder)
     _tell(console, removal, result, anew, run, target)
     return new, target
 
