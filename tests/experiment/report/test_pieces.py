@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from dsn.errors import InputError
 from dsn.evaluation import Neurons
 from dsn.experiment.report.figures.forecast import forecast, scarcest
+from dsn.experiment.report.figures.grids import overlap
 from dsn.experiment.report.figures.palette import DARK, SERIES, series_of
 from dsn.experiment.report.figures.topology import room_warnings, topology
 from dsn.experiment.report.latex import SPECIAL, escape
@@ -167,3 +168,9 @@ def test_results_without_topology_have_no_figure_and_no_warning_of_it(make_resul
     without = [use.model_copy(update={"topology": None}) for use in result.tasks]
     older = result.model_copy(update={"tasks": without})
     assert topology(older, "key") is None and room_warnings(older) == ""
+
+
+@pytest.mark.parametrize(("tasks", "images"), [(12, 0), (60, 3)])
+def test_a_grid_of_many_tasks_is_an_image_not_a_shape_a_cell(make_result, tasks, images):
+    drawn = overlap(make_result(tasks=tasks), "overlap").wide()
+    assert drawn.count("<image") - 1 == images and len(drawn) < 400_000

@@ -20,6 +20,8 @@ Grid = NDArray[np.float64]
 SMALLEST, ROOMY = 0.27, 0.38  # inches: a cell of this width has room for a number, for a longer one
 TALLEST = 5.4  # inches
 MOST_LAYERS = 5
+MOST_CELLS = 40
+"""tasks of a grid whose cells are shapes of their own; of more it is one image, or a page has megabytes"""
 
 
 def mean_matrices(stream: StreamRuns, key: str) -> Figure:
@@ -210,7 +212,10 @@ def _heat_maps(grids: dict[str, Grid], width: float, names: tuple[str, str], *, 
     high = 100.0 if percent else 1.0
     low = min(float(np.floor(known.min() / 10) * 10), 90.0) if percent else 0.0
     for place, (axes, (name, grid)) in enumerate(zip(panels, grids.items(), strict=False)):
-        mesh = axes.pcolormesh(grid, cmap="cividis", vmin=low, vmax=high, linewidth=0.3, edgecolors="face")
+        mesh = axes.pcolormesh(
+            grid, cmap="cividis", vmin=low, vmax=high, linewidth=0.3, edgecolors="face",
+            rasterized=len(grid) > MOST_CELLS,
+        )  # fmt: skip
         axes.invert_yaxis()
         axes.set_aspect("equal")
         if side / tasks >= SMALLEST:
