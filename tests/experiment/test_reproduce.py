@@ -9,6 +9,7 @@ import yaml
 from compare_inline import Inline
 from rich.console import Console
 
+from dsn.cli.main import main
 from dsn.errors import InputError
 from dsn.experiment.compare import compare as compare_module
 from dsn.experiment.config.experiment import load
@@ -94,6 +95,27 @@ def test_a_row_a_method_of_the_protocol_and_of_what_was_run(files, tmp_path, inl
     done = len(inline)
     reproduce(str(config), "dsn,wsn,naive,independent", "0,1", ["train.lr=0.2"], **arguments)
     assert len(inline) == done and table(path) == rows
+
+
+def test_the_command_says_where_the_table_is_and_ends_with_1_where_a_run_failed(
+    files, tmp_path, inline, capsys
+):
+    config, published = files
+    words = [
+        "reproduce",
+        str(config),
+        "--seeds",
+        "0",
+        "--published",
+        str(published),
+        "--out",
+        str(tmp_path / "o"),
+    ]
+    assert main([*words, "--strategies", "naive", "--epochs", "1"]) == 0
+    assert f"side by side: {tmp_path / 'o' / FILE}" in capsys.readouterr().out
+    with pytest.raises(SystemExit) as ended:
+        main([*words, "--strategies", "packnet", "--set", "train.epochs=1"])
+    assert ended.value.code == 1 and "side by side" in capsys.readouterr().out
 
 
 def test_a_cap_above_the_protocols_epochs_is_none(files, tmp_path, inline):
