@@ -17,6 +17,7 @@ import tempfile
 import time
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 SETTINGS = {
     "stream": {"name": "permuted", "data": "digits", "train_per_class": 10, "validation": 0.2},
@@ -66,7 +67,6 @@ def measured(tasks: int) -> list[float]:
     from dsn.experiment.run.checkpoint import Checkpoints
     from dsn.experiment.run.run import run
 
-    time.perf_counter = time.process_time  # a run's own clock, too: other processes change nothing
     kept: dict[str, float] = {}
 
     class Measured(Checkpoints):
@@ -81,10 +81,14 @@ def measured(tasks: int) -> list[float]:
                 kept["seconds"] = time.perf_counter() - began
                 kept["bytes"] = (self.folder / "latest.safetensors").stat().st_size
 
-    run.__globals__["Checkpoints"] = Measured
     stream = {**SETTINGS["stream"], "tasks": tasks}  # type: ignore[dict-item]
     config = Config.model_validate({**SETTINGS, "stream": stream})
-    with tempfile.TemporaryDirectory() as folder:
+    with (
+        # a run's own clock, too: other processes change nothing
+        patch.object(time, "perf_counter", time.process_time),
+        patch.dict(run.__globals__, Checkpoints=Measured),
+        tempfile.TemporaryDirectory() as folder,
+    ):
         out = Path(folder) / "run"
         result, _ = run(config, out, console=Console(quiet=True))
         sizes = [(out / name).stat().st_size / 1e6 for name in ("result.json", "model.safetensors")]
