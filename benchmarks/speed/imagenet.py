@@ -30,7 +30,7 @@ from dsn.baselines import masked_model_memory
 from dsn.masking.state.carried import CarriedFingerprints
 from dsn.storage import pack
 
-TRAIN, TEST, CLASSES, TASKS = 1_281_167, 50_000, 1_000, 100
+TRAIN, TEST, TASKS = 1_281_167, 50_000, 100
 PHOTO = (400, 500)  # pixels, about as large as those of ImageNet are
 
 

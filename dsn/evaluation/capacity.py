@@ -6,7 +6,6 @@ Shapes: T committed tasks in the order of their commits; n_l neurons in layer l.
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -86,9 +85,8 @@ def similarity(model: MaskedModel) -> Overlap:
 
 def _stacked(model: MaskedModel) -> dict[str, NDArray[np.float64]]:
     """Committed masks a layer, as 0.0 and 1.0: layer -> [T, n_l]."""
-    masks = [model.masks(task) for task in model.committed]
     return {
-        layer: torch.stack([widened(mask[layer], n) for mask in masks]).cpu().numpy().astype(np.float64)
-        for layer, n in model.layers.items()
-        if masks
+        layer: gate.all_masks().cpu().numpy().astype(np.float64)
+        for layer, gate in model.gates_by_path.items()
+        if model.committed
     }
