@@ -10,7 +10,7 @@ Large images are rehearsed as small as they are probed (``reach.sizes``); one sa
 looked at before and after as well. What is heard before is heard with gradients switched on, afterwards
 without: the backbone must not take another path then.
 
-Shapes: x [SAMPLES, ...]; logits [SAMPLES, CLASSES].
+Shapes: x [n, ...], n = SAMPLES, or FEWEST of large samples; logits [n, CLASSES].
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from ..errors import InputError
 from .layers import unstable
 from .map import Size
 from .protection import ProtectedWeights
-from .reach import true_size
+from .reach import is_large, true_size
 from .structure import Structure
 from .task_life import TaskLife
 
-SAMPLES, CLASSES = 4, 3
-SIZES = (0.3, 1.0, 1.0, 10.0)  # of the samples
+SAMPLES, FEWEST, CLASSES = 4, 2, 3
+SIZES = (1.0, 10.0, 0.3, 1.0)  # of the samples
 
 
 def refuse_forgetting(model: TaskLife) -> None:
@@ -79,7 +79,7 @@ class _Heard:
 
 
 def _rehearse(model: TaskLife) -> None:
-    x, true = samples(model, model.size), true_size(model)
+    x, true = samples(model, model.size, FEWEST if is_large(model) else SAMPLES), true_size(model)
     tasks = [_made_up_task(model, x) for _ in range(2)]
     before = [_heard(model, x, task, grad=task == tasks[0]) for task in tasks]
     if true.shape != model.size.shape:  # other sizes may be computed in another way
@@ -152,12 +152,12 @@ def _train(model: TaskLife, x: Tensor, task: int) -> None:
         raise
     except Exception as error:
         raise InputError(
-            f"the backbone does not run on {SAMPLES} random samples in training mode "
+            f"the backbone does not run on {len(x)} random samples in training mode "
             f"({type(error).__name__}: {error})"
         ) from error
-    if logits.shape != (SAMPLES, CLASSES):
+    if logits.shape != (len(x), CLASSES):
         raise InputError(
-            f"the backbone makes {len(logits)} rows of features of {SAMPLES} samples: features are "
+            f"the backbone makes {len(logits)} rows of features of {len(x)} samples: features are "
             "[batch, d], a row a sample"
         )
 

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from dsn import MaskedModel, mask_neurons
 from dsn.masking.map import NONE, SEVERAL
 from dsn.masking.reach import live_inputs, map_of
-from dsn.masking.reach.codes import code, read
+from dsn.masking.reach.codes import code, read, sources_felt
 from tests.masking.grammar import CHANNELS, SIZE, Backbone, forgets, random_net, wrapped
 from tests.masking.sent import sent_live_inputs
 from tests.masking.test_wrapping import Free
@@ -98,6 +98,30 @@ def test_a_column_spells_the_neuron_it_feels(n: int, data: st.DataObject) -> Non
     link = read(spelled, words)
     assert link.neurons.tolist() == [one, one if one == other else SEVERAL, NONE]
     assert len(link.sets) == (one != other)
+
+
+@given(st.integers(1, 40), st.integers(1, 12), st.floats(0, 0.4), st.booleans(), st.integers(0, 2**16))
+@settings(deadline=None)
+def test_many_sources_are_told_apart_as_one_by_one(
+    count: int, columns: int, share: float, one_silences: bool, seed: int
+) -> None:
+    """Of columns that feel whatever is on; where source 0 silences the others, no column loses them all."""
+    drawn = torch.Generator().manual_seed(seed)
+    reach = torch.rand(count, columns, generator=drawn) < share
+    rows_sent = []
+
+    def changed(on: dict[int, Tensor]) -> dict[str, Tensor]:
+        rows = torch.stack([on[source][:, 0] for source in range(count)], 1)
+        rows_sent.append(len(rows))
+        felt = (rows[:, :, None] & reach).any(1)
+        return {"place": felt & ~(rows[:, :1] & one_silences)}
+
+    found = sources_felt(dict.fromkeys(range(count), 2), changed)["place"]
+    alone = reach & ~(torch.eye(count, dtype=torch.bool)[:, :1] & one_silences)
+    assert torch.equal(found, alone) if not one_silences else torch.equal(found.any(0), alone.any(0))
+    assert not bool((found & ~alone).any())
+    if not one_silences and count > 20 and share == 0:
+        assert sum(rows_sent) < count
 
 
 def test_large_images_are_probed_small_and_verified_as_they_are() -> None:

@@ -20,6 +20,7 @@ from torch import Tensor
 from ..map import INPUT, NONE, OUTPUT, SEVERAL, Link, Stage
 from ..structure import Structure
 from .sending import Emit, send
+from .sizes import values_a_row
 from .values import Sender, telling
 
 S = TypeVar("S", bound=Hashable)
@@ -28,6 +29,7 @@ P = TypeVar("P", bound=Hashable)
 """what a place is, likewise"""
 ALL = -1  # in the place of a call's number: every call
 AT_ONCE = 2**24  # values of all layers that are sent in one pass of codes
+LEAST_ROWS = 4  # in one pass, however many values they are
 ONE_BY_ONE = 2**26  # the same, of all passes in which each neuron of a layer is on by itself
 
 
@@ -42,8 +44,7 @@ def spelled(
         most: neurons that a layer may have for its neurons to be told apart one by one where they meet.
     """
     at = {source: number for number, source in enumerate(widths)}
-    one_a_row = {s: (torch.arange(len(at)) == at[s])[:, None].expand(-1, n) for s, n in widths.items()}
-    reached = changed(one_a_row)
+    reached = sources_felt(widths, changed)
     links: dict[P, dict[S, Link]] = {place: {} for place in reached}
     for group in _apart({s: torch.cat([felt[at[s]] for felt in reached.values()]) for s in widths}):
         words = {source: code(widths[source]) for source in group}
@@ -62,6 +63,46 @@ def spelled(
                 felt = told[place][:, link.neurons.eq(SEVERAL)].T
                 link.sets = torch.where(felt.any(1, keepdim=True), felt, True)
     return links
+
+
+def sources_felt(
+    widths: Mapping[S, int], changed: Callable[[dict[S, Tensor]], dict[P, Tensor]]
+) -> dict[P, Tensor]:
+    """Which sources bring anything to which columns, bool [sources, d] by place.
+
+    A source that is on has all its neurons on. Many are not sent one by one: each is on in the row of its
+    block and in that of its number within the block. Where that leaves more than one that a column may feel,
+    they are sent once more, those together that no column can take for one another. All are sent one by one
+    after all where they do not explain what was felt.
+    """
+
+    def on_in(rows: Tensor) -> dict[P, Tensor]:
+        return changed(
+            {s: on[:, None].expand(-1, n) for (s, n), on in zip(widths.items(), rows.T, strict=True)}
+        )
+
+    alone, numbers = torch.eye(len(widths), dtype=torch.bool), torch.arange(len(widths))
+    blocks = math.isqrt(len(widths) - 1) + 1  # as many in each
+    if 3 * blocks > len(widths):
+        return on_in(alone)
+    each = torch.arange(blocks)[:, None]
+    words = torch.cat([numbers // blocks == each, numbers % blocks == each])
+    told = on_in(words)
+    felt = {place: ~_any_in_both(words.T, ~rows) for place, rows in told.items()}
+    doubtful = {place: among & among.sum(0).gt(1) for place, among in felt.items()}
+    groups = _apart({n: among for n, among in enumerate(torch.cat([*doubtful.values()], 1)) if among.any()})
+    if groups:
+        sent = on_in(torch.stack([alone[group].any(0) for group in groups]))
+        for number, group in enumerate(groups):
+            for place, rows in sent.items():
+                felt[place][group] &= rows[number] | ~doubtful[place][group]
+    explained = all(torch.equal(_any_in_both(words, felt[place]), rows) for place, rows in told.items())
+    return felt if explained else on_in(alone)
+
+
+def _any_in_both(one: Tensor, other: Tensor) -> Tensor:
+    """Whether both are true anywhere along the dimension they share: bool [a, b] of [a, k] and [k, b]."""
+    return (one.float() @ other.float()).gt(0)
 
 
 def _padded(rows: Tensor, count: int) -> Tensor:
@@ -102,15 +143,6 @@ def read(told: Tensor, words: Tensor) -> Link:
     return Link(neurons, torch.ones(int(neurons.eq(SEVERAL).sum()), len(words), dtype=torch.bool))
 
 
-def values_a_row(model: Structure) -> int:
-    """How many values all layers give for one sample."""
-    return sum(
-        model.layers[path] * max(1, math.prod(shape))
-        for path, calls in model.size.maps.items()
-        for shape in calls
-    )
-
-
 def changed(
     model: Structure, rows: Mapping[Stage, Tensor], kinds: Sequence[int], *, through: bool = False
 ) -> dict[Stage, Tensor]:
@@ -120,7 +152,7 @@ def changed(
     no layer let through what arrives, and the input is 0 unless it is a source; otherwise both are anything.
     """
     count = len(next(iter(rows.values())))
-    step = max(2, AT_ONCE // values_a_row(model))
+    step = max(LEAST_ROWS, AT_ONCE // values_a_row(model))
     parts: list[dict[Stage, Tensor]] = []
     for start in range(0, count, step):
         some = {stage: on[start : start + step] for stage, on in rows.items()}

@@ -1,6 +1,11 @@
-"""At which size values are sent: on images as small as show the same structure as the true ones."""
+"""At which size values are sent: on images as small as show the same structure as the true ones.
+
+Where a sample is MANY values all the same, fewer are sent at once.
+"""
 
 from __future__ import annotations
+
+import math
 
 import torch
 
@@ -10,6 +15,7 @@ from ..structure import Structure
 
 SMALL = (64, 96, 128)  # pixels that are tried, of the shorter side
 WORTH = 0.6  # a smaller size is taken if it is below this share of the true one
+MANY = 2**23  # values that all layers give for one sample
 LEAST_MAP = 2  # a map has so many places a side, unless the true one has fewer
 
 
@@ -65,3 +71,17 @@ def _alike(true: Size, small: Size) -> bool:
 
 def _large_enough(true: torch.Size, small: torch.Size) -> bool:
     return len(true) == len(small) and all(b >= min(a, LEAST_MAP) for a, b in zip(true, small, strict=True))
+
+
+def values_a_row(model: Structure) -> int:
+    """How many values all layers give for one sample."""
+    return sum(
+        model.layers[path] * max(1, math.prod(shape))
+        for path, calls in model.size.maps.items()
+        for shape in calls
+    )
+
+
+def is_large(model: Structure) -> bool:
+    """Whether a sample is MANY values, at the size that they are sent at."""
+    return values_a_row(model) > MANY
