@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import safe_open
 from safetensors.torch import save as serialize
@@ -92,8 +93,11 @@ def checksum(header: Mapping[str, Any], plain: Any, tensors: Mapping[str, Tensor
 def add_tensor(digest: Any, tensor: Tensor) -> None:
     """Feed type, shape and content of ``tensor``, in C order, to a digest of hashlib."""
     digest.update(f"{tensor.dtype} {list(tensor.shape)}\n".encode())
-    content = tensor.detach().cpu().contiguous().reshape(-1)
-    digest.update(content.view(torch.uint8).numpy())
+    try:
+        content = tensor.numpy(force=True)
+    except TypeError:  # numpy has no such type
+        content = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+    digest.update(np.ascontiguousarray(content))
 
 
 def write_bytes(path: Path, content: bytes) -> None:

@@ -52,6 +52,9 @@ class TransferMetrics(PluginMetric[dict[str, float | None]]):
         """Forget everything, for a new run."""
         self.order: list[int] = []  # task labels, in training order
         self._accuracy: dict[int, dict[int, float]] = {}  # row: task label: accuracy
+        self._lines: dict[
+            int, Matrix
+        ] = {}  # rows before the last, once asked for
         self._counted: dict[int, list[Tensor | int]] = {}  # task label: correct, seen
         self._learning: int | None = None
 
@@ -88,9 +91,20 @@ class TransferMetrics(PluginMetric[dict[str, float | None]]):
         values = np.full((len(place), len(place)), np.nan)
         for row, of in self._accuracy.items():
             if 0 <= row < len(place):
-                known = {place[label]: value for label, value in of.items() if label in place}
-                values[row, list(known)] = list(known.values())
+                line = self._line(row, of, place)
+                values[row, : len(line)] = line
         return values
+
+    def _line(self, row: int, of: dict[int, float], place: dict[int, int]) -> Matrix:
+        """A row of the matrix; one before the last stays as it is once all its tasks have been trained."""
+        if row in self._lines:
+            return self._lines[row]
+        known = {place[label]: value for label, value in of.items() if label in place}
+        line = np.full(1 + max(known, default=-1), np.nan)
+        line[list(known)] = list(known.values())
+        if row < len(place) - 1 and len(known) == len(of):
+            self._lines[row] = line
+        return line
 
     @property
     def random(self) -> list[float] | None:
@@ -101,11 +115,11 @@ class TransferMetrics(PluginMetric[dict[str, float | None]]):
 
     def result(self) -> dict[str, float | None]:
         """:func:`all_metrics` of the matrix so far; empty while a row is incomplete."""
-        complete = self.order and not np.isnan(self.matrix[np.tril_indices(len(self.order))]).any()
-        if not complete:
+        matrix = self.matrix
+        if not self.order or np.isnan(matrix[np.tri(len(matrix), dtype=bool)]).any():
             return {}
         independent = None if self.independent is None else self.independent[: len(self.order)]
-        return all_metrics(self.matrix, independent, self.random)
+        return all_metrics(matrix, independent, self.random)
 
     def before_training_exp(self, strategy: Any) -> None:
         if self._learning is not None:

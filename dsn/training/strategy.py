@@ -30,6 +30,7 @@ from .samples import task_labels
 from .settings import Compute, Schedule, Selection, Transfer
 from .state import END, Resumable, copied
 from .task_end import end_task
+from .tasks import moved
 
 
 class DSN(Resumable, Judging, IterationHooks):
@@ -131,7 +132,7 @@ class DSN(Resumable, Judging, IterationHooks):
         self.make_optimizer()
 
     def _to_device(self) -> None:
-        self.model.to(self.device)
+        moved(self.model, self.device)
         if self.channels_last:
             self.model.to(memory_format=torch.channels_last)
 

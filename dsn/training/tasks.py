@@ -5,11 +5,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ..errors import InputError
 from ..evaluation.experiences import name_of, task_label
+from ..masking import MaskedModel
 from .groups import Options, ParameterGroups, options_of
 from .loading import refuse_below
 from .losses import Losses
@@ -138,11 +140,19 @@ class TaskByTask(Phases):
         return super().eval(exp_list, **kwargs)
 
     def model_adaptation(self, model: nn.Module | None = None) -> nn.Module:
-        """The model as it is: tasks are added in training alone, so evaluating has no side effects.
-
-        Moving walks through all that every task has; an evaluation of T tasks does it once.
-        """
+        """The model as it is: tasks are added in training alone, so evaluating has no side effects."""
         model = self.model if model is None else model
         if self._there is not model:
-            self._there = model.to(self.device)
+            self._there = moved(model, self.device)
         return self._there
+
+
+def moved(model: nn.Module, device: torch.device) -> nn.Module:
+    """``model`` on ``device``.
+
+    Moving walks through all that every task has. A masked model makes each task's where its backbone is, so
+    it need not be walked through again.
+    """
+    if isinstance(model, MaskedModel) and model.device == device:
+        return model
+    return model.to(device)

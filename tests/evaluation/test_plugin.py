@@ -1,5 +1,7 @@
 """The metric inside Avalanche: any strategy, the same numbers as Avalanche's and as ours."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +10,8 @@ from avalanche.evaluation.metrics import accuracy_metrics
 from avalanche.models import MTSimpleMLP
 from avalanche.training import Naive
 from avalanche.training.plugins import EvaluationPlugin
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from sklearn.datasets import load_digits
 from torch.utils.data import TensorDataset
 
@@ -124,3 +128,39 @@ def test_reset_forgets_the_run():
     assert metrics.result()
     metrics.reset()
     assert metrics.result() == {} and metrics.matrix.shape == (0, 0)
+
+
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("train"), st.integers(0, 2)),
+        st.tuples(st.just("fail"), st.integers(0, 2)),
+        st.tuples(st.just("eval"), st.dictionaries(st.integers(0, 3), st.integers(0, 4), max_size=4)),
+        st.tuples(st.just("carry"), st.sets(st.integers(0, 3), max_size=3)),
+        st.tuples(st.just("look"), st.none()),
+    ),
+    max_size=12,
+)
+
+
+@given(STEPS)
+@settings(deadline=None, max_examples=400)
+def test_rows_that_were_asked_for_before_are_those_of_a_matrix_made_anew(steps):
+    """Training that ended or failed, evaluations of any tasks, twice or never, in any order."""
+    metrics = TransferMetrics()
+    for step, what in [*steps, ("look", None)]:
+        learnt = metrics.order[: len(metrics.order) - (metrics._learning is not None)]
+        if step in ("train", "fail") and what not in learnt:
+            strategy = SimpleNamespace(experience=SimpleNamespace(task_labels=[what], current_experience=0))
+            metrics.before_training_exp(strategy)
+            if step == "train":
+                metrics.after_training_exp(strategy)
+        elif step == "eval":
+            metrics.before_eval(None)
+            metrics._counted = {label: [correct, 4] for label, correct in what.items()}
+            metrics.after_eval(SimpleNamespace(clock=SimpleNamespace(train_iterations=0)))
+        elif step == "carry" and metrics.order:
+            metrics.carry_over(what)
+        elif step == "look":
+            anew = TransferMetrics()
+            anew.put_state(metrics.take_state(), len(metrics.order))
+            assert np.array_equal(metrics.matrix, anew.matrix, equal_nan=True)
