@@ -27,8 +27,13 @@ SMALL = {
     "tasks": "--tasks 2 --widths 8 8 --train-per-class 4 --rounds 1",
     "topology": "--set train.epochs=1 --rounds 1",
     "transfer": "--set train.epochs=1",
+    "wrap": "--networks squeezenet1_1 shufflenet_v2_x0_5 --side 64",
 }
-SIZES = {"tasks": ("task 100", "task 2"), "step": ("task 5", "task 2")}
+SIZES = {
+    "tasks": {"task 100": "task 2"},
+    "step": {"task 5": "task 2"},
+    "wrap": {"resnet50": "squeezenet1_1", "vit_b_16": "shufflenet_v2_x0_5"},
+}
 """what a claim names that is another at the small size"""
 
 
@@ -50,6 +55,8 @@ def test_a_script_prints_what_its_claims_ask_for(script, capsys, monkeypatch):
     said = capsys.readouterr().out
     assert re.search("[0-9]", said)
     for claim in table.CLAIMS.get(script, []):
-        pattern = claim.pattern.replace(*SIZES.get(script, ("", "")))
+        pattern = claim.pattern
+        for name, small_name in SIZES.get(script, {}).items():
+            pattern = pattern.replace(name, small_name)
         found = re.search(pattern, said, re.MULTILINE)
         assert found and float(found[1]) >= 0, f"nothing like {pattern} in:\n{said}"
