@@ -30,6 +30,14 @@ class ShardedUpdate(SupervisedTemplate):
 
     shards = 1
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Avalanche's, which lets each class's ``__init__`` look through those of all its bases: a class that
+        has none of its own need not do so too."""
+        inherits = "__init__" not in cls.__dict__
+        super().__init_subclass__(**kwargs)
+        if inherits:
+            del cls.__init__
+
     @cached_property
     def ranks(self) -> Ranks:
         """The processes that share the parts."""
