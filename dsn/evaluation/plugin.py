@@ -52,9 +52,7 @@ class TransferMetrics(PluginMetric[dict[str, float | None]]):
         """Forget everything, for a new run."""
         self.order: list[int] = []  # task labels, in training order
         self._accuracy: dict[int, dict[int, float]] = {}  # row: task label: accuracy
-        self._lines: dict[
-            int, Matrix
-        ] = {}  # rows before the last, once asked for
+        self._lines: dict[int, Matrix] = {}  # rows before the last, once asked for
         self._counted: dict[int, list[Tensor | int]] = {}  # task label: correct, seen
         self._learning: int | None = None
 

@@ -25,6 +25,8 @@ NODES = ("n1", "n2")
 UP_SECONDS = 180
 PATIENT = {"RAY_raylet_start_wait_time_s": "90"}
 """a busy machine starts Ray slowly"""
+OPEN = {"RAY_AUTH_MODE": "disabled"}
+"""a token in the home folder, which any local start of Ray leaves there, would close the head to its nodes"""
 SLURM_CONF = """\
 ClusterName=dsn
 SlurmctldHost={host}(127.0.0.1)
@@ -89,7 +91,7 @@ def has_slurm() -> bool:
 def ray_cluster(cpus: int = 1) -> Iterator[Servers]:
     """A head without processors and two nodes with ``cpus`` each."""
     port, path = free_port(), os.environ.get("PYTHONPATH", "")
-    environment = {**os.environ, "PYTHONPATH": path, "RAY_ADDRESS": f"127.0.0.1:{port}", **PATIENT}
+    environment = {**os.environ, "PYTHONPATH": path, "RAY_ADDRESS": f"127.0.0.1:{port}", **PATIENT, **OPEN}
     command = [str(Path(sys.executable).with_name("ray")), "start", "--block", "--disable-usage-stats"]
     small = ["--object-store-memory", str(80 * 2**20)]
     head = [
@@ -109,7 +111,7 @@ def ray_cluster(cpus: int = 1) -> Iterator[Servers]:
 
         start(*head, f"--temp-dir={folder}")
         until(lambda: _listens(port), "Ray's head")
-        servers = Servers({"RAY_ADDRESS": environment["RAY_ADDRESS"]})
+        servers = Servers({"RAY_ADDRESS": environment["RAY_ADDRESS"], **OPEN})
         status = [str(Path(sys.executable).with_name("ray")), "status", f"--address=127.0.0.1:{port}"]
         for number, name in enumerate(NODES, start=1):  # one after the other: two at once fail at times
             servers.nodes[name] = start(f"--address=127.0.0.1:{port}", f"--num-cpus={cpus}")

@@ -114,5 +114,6 @@ def _start(ray: Any, address: str | None) -> None:
     except (OSError, RuntimeError, ValueError) as error:
         raise InputError(
             f"--engine-args address={address}: no cluster of Ray answers there "
-            f"({str(error).strip().splitlines()[0]}); start one with `ray start --head`, or leave address out"
+            f"({str(error).strip().splitlines()[0]}); start one with `ray start --head`, set "
+            "RAY_AUTH_MODE=token if it asks for a token, or leave address out"
         ) from error
