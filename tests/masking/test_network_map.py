@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from dsn import MaskedModel, mask_neurons
 from dsn.masking.map import NONE, SEVERAL
-from dsn.masking.reach import live_inputs, map_of
+from dsn.masking.reach import live, live_inputs, map_of, read_inputs
 from dsn.masking.reach.codes import code, read, sources_felt
 from tests.masking.grammar import CHANNELS, SIZE, Backbone, forgets, random_net, wrapped
 from tests.masking.sent import sent_live_inputs
@@ -122,6 +122,21 @@ def test_many_sources_are_told_apart_as_one_by_one(
     assert not bool((found & ~alone).any())
     if not one_silences and count > 20 and share == 0:
         assert sum(rows_sent) < count
+
+
+def test_what_arrived_is_kept_within_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = made(next(iter(NETS)))
+    masks = [random_masks(model, seed, 0.5) for seed in range(8)]
+    found = [read_inputs(model, one) for one in masks]
+    arrived = map_of(model).arrived
+    assert len(arrived) == len(masks)
+    key, flags = next(iter(arrived.items()))
+    entry = sum(map(len, key)) + sum(len(columns) for columns in flags.values())
+    arrived.clear()
+    monkeypatch.setattr(live, "ARRIVED_BYTES", 3 * entry + 1)
+    for one, before in zip([*masks, *masks], [*found, *found], strict=True):
+        again = read_inputs(model, one)
+        assert len(arrived) <= 3 and all(torch.equal(again[path], before[path]) for path in before)
 
 
 def test_large_images_are_probed_small_and_verified_as_they_are() -> None:

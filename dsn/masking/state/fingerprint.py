@@ -93,12 +93,10 @@ class Fingerprints:
         return found
 
     def _inputs(self, task: int, masks: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The columns [d] of each layer that the mask lets through, found once a mask and widths."""
+        """The columns, bool [d], of each layer that the mask lets through, found once a mask and widths."""
         known, widths = self._places.get(task), self.model.layers
         if known is None or known[0] != widths or any(not known[1][p].equal(m) for p, m in masks.items()):
-            live = read_inputs(self.model, masks)
-            inputs = {path: flags.nonzero().flatten() for path, flags in live.items()}
-            known = self._places[task] = (widths, masks, inputs)
+            known = self._places[task] = (widths, masks, read_inputs(self.model, masks))
         return known[2]
 
 
