@@ -96,9 +96,6 @@ up to 10 times on a small CNN. Such gates are exactly 0 now.""",
 }
 """by script, what to know of what it printed"""
 
-ALL_THREADS = ("benchmarks.speed.wrap",)
-"""scripts that set the number of threads themselves"""
-
 ARGUMENTS = {"epoch": ["--naive"], "impressions": ["--steps", "70"]}
 
 
@@ -126,8 +123,7 @@ def main() -> None:
 
 def output_of(command: list[str]) -> str:
     """What Python prints with these arguments; it is shown too. Raises CalledProcessError where it fails."""
-    threads = {} if command[1] in ALL_THREADS else {"OMP_NUM_THREADS": "1"}
-    environment = {**os.environ, **threads, "PYTHONWARNINGS": "ignore"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
     done = subprocess.run(
         [sys.executable, *command], check=True, stdout=subprocess.PIPE, text=True, env=environment
     )

@@ -1,12 +1,13 @@
 """What masking a network costs, once in its life: `python -m benchmarks.speed.wrap`.
 
 ``mask_neurons`` on torchvision's networks for square images, the rehearsal on a copy included: CPU seconds of
-one thread, and seconds on the wall with as many as torch takes.
+one thread, and seconds on the wall with a thread a core.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import time
 
 import torch
@@ -24,7 +25,7 @@ def main() -> None:
     parser.add_argument("--side", type=int, default=224, help="of the images, in pixels")
     given = parser.parse_args()
 
-    threads = torch.get_num_threads()
+    before, threads = torch.get_num_threads(), os.cpu_count() or 1
     try:
         for name in given.networks:
             torch.set_num_threads(1)
@@ -33,7 +34,7 @@ def main() -> None:
             _, wall = seconds(name, given.side)
             print(f"{name}: {processor:.1f} CPU s; {wall:.1f} s of the wall, {threads} threads", flush=True)
     finally:
-        torch.set_num_threads(threads)
+        torch.set_num_threads(before)
 
 
 def seconds(name: str, side: int) -> tuple[float, float]:

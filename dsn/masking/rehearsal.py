@@ -10,7 +10,7 @@ Large images are rehearsed as small as they are probed (``reach.sizes``); one sa
 looked at before and after as well. What is heard before is heard with gradients switched on, afterwards
 without: the backbone must not take another path then.
 
-Shapes: x [n, ...], n = SAMPLES, or FEWEST of large samples; logits [n, CLASSES].
+Shapes: x [n, ...], n = SAMPLES, or fewer where they are large; logits [n, CLASSES].
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from ..errors import InputError
 from .layers import unstable
 from .map import Size
 from .protection import ProtectedWeights
-from .reach import is_large, true_size
+from .reach import at_once, true_size
 from .structure import Structure
 from .task_life import TaskLife
 
-SAMPLES, FEWEST, CLASSES = 4, 2, 3
+SAMPLES, CLASSES = 4, 3
 SIZES = (1.0, 10.0, 0.3, 1.0)  # of the samples
 
 
@@ -79,7 +79,7 @@ class _Heard:
 
 
 def _rehearse(model: TaskLife) -> None:
-    x, true = samples(model, model.size, FEWEST if is_large(model) else SAMPLES), true_size(model)
+    x, true = samples(model, model.size, at_once(model, SAMPLES)), true_size(model)
     tasks = [_made_up_task(model, x) for _ in range(2)]
     before = [_heard(model, x, task, grad=task == tasks[0]) for task in tasks]
     if true.shape != model.size.shape:  # other sizes may be computed in another way

@@ -6,16 +6,16 @@ from .leaks import refuse_leaks
 from .live import coupled_layers, inputs_known_at, live_inputs, map_of, needed_inputs, read_inputs, wiring_of
 from .past_norms import free_norms_read_past
 from .sending import send
-from .sizes import is_large, small_size, true_size
+from .sizes import at_once, small_size, true_size
 from .wiring import find_wiring, plain_structure, without_weights
 
 __all__ = [
+    "at_once",
     "coupled_layers",
     "find_wiring",
     "follow_leaders",
     "free_norms_read_past",
     "inputs_known_at",
-    "is_large",
     "laid_out",
     "live_inputs",
     "map_of",

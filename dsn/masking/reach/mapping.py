@@ -17,9 +17,9 @@ from torch import Tensor
 from ...errors import InputError
 from ..map import FEATURES, OUTPUT, Link, NetworkMap, Size
 from ..structure import Structure
-from .codes import ALL, ONE_BY_ONE, changed, spelled, values_a_row
-from .sizes import true_size
-from .values import BOUNDLESS, FEWEST, FINITE, KINDS, Endless, Sender, holed, sent_at_once, signed, telling
+from .codes import ALL, ONE_BY_ONE, changed, spelled
+from .sizes import FEWEST, at_once, true_size, values_a_row
+from .values import BATCH, BOUNDLESS, FINITE, KINDS, Endless, Sender, holed, signed, telling
 
 Sent = tuple[Size, Sequence[int], int]
 """a size, the kinds of values that are sent at it, and of how many samples at once"""
@@ -47,7 +47,7 @@ def find_map(model: Structure) -> NetworkMap:
 
 def _found(model: Structure) -> NetworkMap:
     closed = {path: torch.zeros(n, dtype=torch.bool) for path, n in model.layers.items()}
-    sizes: list[Sent] = [(model.size, range(len(KINDS)), sent_at_once(model))]
+    sizes: list[Sent] = [(model.size, range(len(KINDS)), at_once(model, BATCH))]
     if model.size.shape != true_size(model).shape:
         sizes.append((true_size(model), TRUE_KINDS, FEWEST))
     always = _arrived(model, closed, sizes)
@@ -65,7 +65,7 @@ def _found(model: Structure) -> NetworkMap:
 def arrived_under(model: Structure, masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Where values of any kind arrive under ``masks``, bool [d] by place; InputError where they cannot."""
     try:
-        return _arrived(model, masks, [(model.size, range(len(KINDS)), sent_at_once(model))])
+        return _arrived(model, masks, [(model.size, range(len(KINDS)), at_once(model, BATCH))])
     except Endless as error:
         raise InputError(f"the backbone does not run under these masks ({error.__cause__})") from error
 
@@ -81,7 +81,7 @@ def _arrived(model: Structure, masks: Mapping[str, Tensor], sizes: Sequence[Sent
 def _columns(model: Structure) -> dict[str, Tensor]:
     """A flag a column, bool [d] by place, all False: found with values that every backbone runs on."""
     closed = {path: torch.zeros(n, dtype=torch.bool) for path, n in model.layers.items()}
-    felt = _felt(model, closed, 0, model.size, sent_at_once(model))
+    felt = _felt(model, closed, 0, model.size, at_once(model, BATCH))
     flags = {
         path: torch.zeros(layer.weight.shape[1], dtype=torch.bool) for path, layer in model.layer_modules()
     }

@@ -15,7 +15,7 @@ from ..structure import Structure
 
 SMALL = (64, 96, 128)  # pixels that are tried, of the shorter side
 WORTH = 0.6  # a smaller size is taken if it is below this share of the true one
-MANY = 2**23  # values that all layers give for one sample
+MANY, FEWEST = 2**23, 2  # from so many values of all layers for one sample on, so many samples at once
 LEAST_MAP = 2  # a map has so many places a side, unless the true one has fewer
 
 
@@ -82,6 +82,6 @@ def values_a_row(model: Structure) -> int:
     )
 
 
-def is_large(model: Structure) -> bool:
-    """Whether a sample is MANY values, at the size that they are sent at."""
-    return values_a_row(model) > MANY
+def at_once(model: Structure, most: int) -> int:
+    """How many samples go through together: ``most``, or FEWEST where each is more than MANY values."""
+    return FEWEST if values_a_row(model) > MANY else most

@@ -20,9 +20,9 @@ from ..bits import widened
 from ..map import Size
 from ..structure import Structure
 from .sending import Arrivals, Keep, kept, send
-from .sizes import is_large
+from .sizes import at_once
 
-BATCH, FEWEST = 3, 2  # samples sent at once, so that statistics over the batch are felt too
+BATCH = 3  # samples sent at once, so that statistics over the batch are felt too
 POOL = 2**17 - 1  # a prime, so that no two rows of a map, and no two samples, are alike
 
 
@@ -116,7 +116,7 @@ def telling(kind: int) -> Iterator[None]:
         if KINDS[kind] in BOUNDLESS:
             raise Endless from error
         raise InputError(
-            f"the backbone does not run on made-up values in the shape of a few example inputs "
+            "the backbone does not run on made-up values in the shape of a few example inputs "
             f"({type(error).__name__}: {error}): masks need a backbone that takes any batch and any values"
         ) from error
 
@@ -139,7 +139,7 @@ class Sender:
         batch: int | None = None,
     ) -> None:
         self.model, self.masks, self.kind, self.zero = model, masks, kind, zero
-        self.size, self.batch = size or model.size, batch or sent_at_once(model)
+        self.size, self.batch = size or model.size, batch or at_once(model, BATCH)
         self.random = torch.Generator().manual_seed(kind)
         self.signs = torch.Generator().manual_seed(kind)
 
@@ -186,9 +186,4 @@ class Sender:
 
 def zero_input(model: Structure) -> Tensor:
     """At the size that values are sent at."""
-    return model.size.zeros(model, sent_at_once(model))
-
-
-def sent_at_once(model: Structure) -> int:
-    """How many samples are sent at once."""
-    return FEWEST if is_large(model) else BATCH
+    return model.size.zeros(model, at_once(model, BATCH))
