@@ -33,6 +33,8 @@ from .structure import Structure
 from .task_life import TaskLife
 
 SAMPLES, CLASSES = 4, 3
+TRIES = 8  # before made-up tasks that hear nothing are taken
+SWEEPS = 3  # over the parameters, for the one that is felt
 SIZES = (1.0, 10.0, 0.3, 1.0)  # of the samples
 
 
@@ -45,7 +47,7 @@ def refuse_forgetting(model: TaskLife) -> None:
         raise InputError(f"task {model.learning} is being learnt: rehearse before add_task or after commit")
     with apart(model), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the made-up tasks may run out of free neurons
-        _rehearse(copied(model))
+        _rehearse(model)
 
 
 @contextmanager
@@ -77,11 +79,22 @@ class _Heard:
     grad: bool
     logits: Tensor
 
+    @property
+    def deaf(self) -> bool:
+        """Whether the samples are all the same to the task, as where a ReLU lets none of its features pass:
+        then hardly any change could be felt."""
+        return equal(self.logits, self.logits[:1].expand_as(self.logits))
 
-def _rehearse(model: TaskLife) -> None:
-    x, true = samples(model, model.size, at_once(model, SAMPLES)), true_size(model)
-    tasks = [_made_up_task(model, x) for _ in range(2)]
-    before = [_heard(model, x, task, grad=task == tasks[0]) for task in tasks]
+
+def _rehearse(original: TaskLife) -> None:
+    true = true_size(original)
+    for _ in range(TRIES):
+        model = copied(original)
+        x = samples(model, model.size, at_once(model, SAMPLES))
+        tasks = [_made_up_task(model, x) for _ in range(2)]
+        before = [_heard(model, x, task, grad=task == tasks[0]) for task in tasks]
+        if not any(heard.deaf for heard in before):
+            break
     if true.shape != model.size.shape:  # other sizes may be computed in another way
         before.append(_heard(model, samples(model, true, 1), tasks[0], grad=True))
     third = _begin(model)
@@ -211,7 +224,7 @@ def _shake(parameter: nn.Parameter) -> None:
 
 def _felt(model: TaskLife, before: list[_Heard], protected: ProtectedWeights) -> str:
     """What to say of the first parameter that earlier tasks feel when it alone is shaken."""
-    for name, parameter in _plastic(model):
+    for name, parameter in _plastic(model) * SWEEPS:
         kept = parameter.detach().clone()
         with protected:
             _shake(parameter)

@@ -422,3 +422,12 @@ def test_neither_the_sign_of_a_zero_nor_fewer_rivals_are_felt(
             torch.manual_seed(seed)
             model = wrapped(Backbone(maps, pool, vectors, 2 + seed))
             assert isinstance(model, str) or not forgets(model, torch.randn(12, CHANNELS, SIZE, SIZE))
+
+
+def test_what_is_felt_is_refused_by_name_with_any_weights() -> None:
+    """A ReLU often lets nothing of so small a network pass: to hear nothing is not to remember."""
+    make, said = REFUSED["rows mixed"]
+    for seed in range(60):
+        torch.manual_seed(seed)
+        with pytest.raises(InputError, match=said):
+            mask_neurons(make(), example_input=torch.zeros(1, 4))
