@@ -1,5 +1,6 @@
 """A whole run on scikit-learn's digits: its files, its numbers, what failures leave behind."""
 
+import importlib.metadata
 import importlib.util
 import json
 import signal
@@ -9,6 +10,7 @@ import time
 from dataclasses import fields
 from pathlib import Path
 
+import avalanche
 import pytest
 import torch
 import yaml
@@ -84,6 +86,21 @@ def test_a_run_writes_all_its_files_and_the_numbers_agree(tiny, tmp_path):
     assert [use.task for use in result.tasks] == [0, 1, 2]
     assert all(use.mask_bytes == 3 + 2 for use in result.tasks)
     assert all(use.similarity[use.task] == pytest.approx(1.0) for use in result.tasks)
+
+
+def test_a_run_does_not_end_in_an_error_where_avalanche_was_not_installed_but_lies_on_the_path(
+    tiny, tmp_path, monkeypatch
+):
+    distribution = importlib.metadata.Distribution.from_name
+
+    def found(name):
+        if name == "avalanche-lib":
+            raise importlib.metadata.PackageNotFoundError(name)
+        return distribution(name)
+
+    monkeypatch.setattr(importlib.metadata.Distribution, "from_name", found)
+    result, _, _ = quiet_run(tiny(), tmp_path / "out")
+    assert result.environment["avalanche"] == avalanche.__version__
 
 
 NO_TRANSFER = ("transfer.tasks=0", "transfer.forward=0")

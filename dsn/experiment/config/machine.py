@@ -5,7 +5,7 @@ import platform
 import random
 import re
 from contextlib import suppress
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +93,7 @@ def environment(device: torch.device) -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "torch": torch.__version__,
-        "avalanche": version("avalanche-lib"),
+        "avalanche": _avalanche(),
         "device": str(device),
         "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
         "processor": _processor(),
@@ -102,6 +102,16 @@ def environment(device: torch.device) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "processors": os.cpu_count(),
     }
+
+
+def _avalanche() -> str:
+    """Its version; it may lie on the path without having been installed, which must not end a run."""
+    try:
+        return version("avalanche-lib")
+    except PackageNotFoundError:
+        import avalanche
+
+        return str(avalanche.__version__)
 
 
 def _blas() -> str:
