@@ -14,6 +14,7 @@ from avalanche.models import MultiTaskModule
 from torch import Tensor, nn
 
 from ..errors import InputError
+from ..masking.caches import Caches
 from ..masking.foreign import give_to_tasks, open_attention
 from ..masking.kinds import Maskable, is_layer, is_norm
 from ..masking.layers import evaluating
@@ -74,10 +75,13 @@ class TaskNetwork(MultiTaskModule):
     def __init__(self, backbone: nn.Module, input_shape: torch.Size, head: str | None = None) -> None:
         super().__init__()
         self.backbone = headless(backbone, head)
-        self.feature_size = feature_size(self.backbone, input_shape)
         open_attention(self.backbone)
+        caches = Caches(self.backbone)
+        self.feature_size = feature_size(self.backbone, input_shape)
         give_to_tasks(self.backbone, torch.zeros(1, *input_shape))
         give_norms_to_tasks(self.backbone)
+        if caches.find(self.backbone):
+            self.backbone.register_forward_pre_hook(caches.empty)
         self.heads = nn.ModuleDict()
         self.tasks: list[int] = []
 

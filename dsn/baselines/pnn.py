@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Self
 
+from ..masking.caches import Caches
 from ..masking.kinds import is_layer, layer_kind
 from .network import Backbone, feature_size, headless
 from .strategy import Baseline
@@ -78,7 +79,10 @@ class ProgressiveNetwork(nn.Module):
     def add_task(self, num_classes: int, task: int) -> None:
         """Add a column and a head."""
         backbone = headless(*self.make_backbone())
+        caches = Caches(backbone)
         size = feature_size(backbone, self.input_shape)
+        if caches.find(backbone):
+            backbone.register_forward_pre_hook(caches.empty)
         self.columns.append(Column(backbone, len(self.columns)))
         self.heads.append(nn.Linear(size * len(self.columns), num_classes))
         self.tasks.append(task)

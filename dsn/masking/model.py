@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InputError
+from .caches import Caches
 from .cut import subnetwork
 from .edges import EDGES, Edges
 from .foreign import OwnTensor, bake_in, close_attention, give_to_tasks, open_attention
@@ -56,6 +57,7 @@ class MaskedModel(TaskLife):
         original = take_head(backbone, head)
         try:
             open_attention(backbone)
+            caches = Caches(backbone)
             sites, features = find_sites(backbone, example_input)
             give_to_tasks(backbone, example_input)
         except InputError:
@@ -71,6 +73,7 @@ class MaskedModel(TaskLife):
                 self.size = small_size(self, features)
                 # at the true size, the rehearsal sees what is unstable
                 refuse_unstable(backbone, (self.size if rehearse else true_size(self)).zeros(self, 1))
+                self.empty_before_each_pass(caches)
                 free_norms_read_past(self)
                 follow_leaders(self)
                 if pretrained:
@@ -186,6 +189,8 @@ class MaskedModel(TaskLife):
         for handle in self._hooks:
             handle.remove()
         self.open_plainly()
+        if self.caches is not None:
+            self.caches.empty(self.backbone)
         for path, module in list(self.backbone.named_modules()):
             if isinstance(module, TaskNorm) and not isinstance(module, OwnTensor):
                 original = module.original.requires_grad_(True).train(module.training)

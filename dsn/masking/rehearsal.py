@@ -189,9 +189,13 @@ def equal(one: Tensor, other: Tensor) -> bool:
 
 
 def _same(model: TaskLife, before: list[_Heard], grad: bool = False) -> bool:
-    """Whether the logits are as they were; ``grad``: with gradients where there were any."""
+    """Whether the logits are as they were; ``grad``: with gradients where there were any.
+
+    The last task is asked first, so that none finds again what it found left of the one before it.
+    """
     return all(
-        equal(eval_logits(model, heard.x, heard.task, grad and heard.grad), heard.logits) for heard in before
+        equal(eval_logits(model, heard.x, heard.task, grad and heard.grad), heard.logits)
+        for heard in reversed(before)
     )
 
 

@@ -163,6 +163,8 @@ def _built(
         if isinstance(site, TaskNorm):
             replaced[id(site)] = norm
     backbone = copy.deepcopy(model.backbone, replaced)
+    if model.caches is not None:
+        model.caches.leave(backbone)
     bake_in(backbone)
     rows = torch.arange(len(weight))
     like = cast(nn.Linear, model.heads[str(task)])
