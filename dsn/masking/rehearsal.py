@@ -90,6 +90,7 @@ def _rehearse(original: TaskLife) -> None:
     true = true_size(original)
     for _ in range(TRIES):
         model = copied(original)
+        _wake(model)
         x = samples(model, model.size, at_once(model, SAMPLES))
         tasks = [_made_up_task(model, x) for _ in range(2)]
         before = [_heard(model, x, task, grad=task == tasks[0]) for task in tasks]
@@ -122,6 +123,16 @@ def _rehearse(original: TaskLife) -> None:
 
 def _heard(model: TaskLife, x: Tensor, task: int, grad: bool = False) -> _Heard:
     return _Heard(x, task, grad, eval_logits(model, x, task, grad))
+
+
+@torch.no_grad()
+def _wake(model: Structure) -> None:
+    """Draw every weight that is 0 anew: behind a layer that begins at 0, nothing could be heard."""
+    for _, layer in model.layer_modules():
+        zero = layer.weight == 0
+        if bool(zero.any()):
+            drawn = torch.randn_like(layer.weight) / layer.weight[0].numel() ** 0.5
+            layer.weight.copy_(torch.where(zero, drawn, layer.weight))
 
 
 def samples(model: Structure, at: Size, count: int = SAMPLES) -> Tensor:

@@ -431,3 +431,13 @@ def test_what_is_felt_is_refused_by_name_with_any_weights() -> None:
         torch.manual_seed(seed)
         with pytest.raises(InputError, match=said):
             mask_neurons(make(), example_input=torch.zeros(1, 4))
+
+
+@pytest.mark.parametrize("zero", [2, 4])
+def test_what_is_felt_is_refused_by_name_in_front_of_a_layer_that_begins_at_0(zero: int) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(CentredRows(4, 6), nn.ReLU(), nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 4))
+    nn.init.zeros_(net[zero].weight)
+    with pytest.raises(InputError, match="feel changes of '0.weight' \\(CentredRows\\)"):
+        mask_neurons(net, example_input=torch.zeros(1, 4))
+    assert not net[zero].weight.any()
