@@ -11,9 +11,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dsn import MaskedModel, mask_neurons
-from dsn.masking.map import NONE, SEVERAL
-from dsn.masking.reach import live, live_inputs, map_of, read_inputs
+from dsn.masking.layers import evaluating
+from dsn.masking.map import NONE, SEVERAL, network_map
+from dsn.masking.reach import live_inputs, map_of, read_inputs, tried_masks
 from dsn.masking.reach.codes import code, read, sources_felt
+from dsn.masking.reach.mapping import arrived_under
 from tests.masking.grammar import CHANNELS, SIZE, Backbone, forgets, random_net, wrapped
 from tests.masking.sent import sent_live_inputs
 from tests.masking.test_wrapping import Free
@@ -124,8 +126,22 @@ def test_many_sources_are_told_apart_as_one_by_one(
         assert sum(rows_sent) < count
 
 
+@pytest.mark.parametrize("net", NETS)
+def test_what_arrived_under_the_masks_that_a_map_is_tried_under_is_kept(net: str) -> None:
+    model = made(net)
+    masks = next(tried_masks(model.layers))
+    kept = map_of(model).arrived_under(masks)
+    assert kept is not None and list(map_of(model).arrived) == [
+        tuple(m.numpy().tobytes() for m in masks.values())
+    ]
+    with evaluating(model):
+        found = arrived_under(model, masks)
+    assert all(torch.equal(kept[place], flags) for place, flags in found.items())
+
+
 def test_what_arrived_is_kept_within_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     model = made(next(iter(NETS)))
+    map_of(model).arrived.clear()
     masks = [random_masks(model, seed, 0.5) for seed in range(8)]
     found = [read_inputs(model, one) for one in masks]
     arrived = map_of(model).arrived
@@ -133,7 +149,7 @@ def test_what_arrived_is_kept_within_a_limit(monkeypatch: pytest.MonkeyPatch) ->
     key, flags = next(iter(arrived.items()))
     entry = sum(map(len, key)) + sum(len(columns) for columns in flags.values())
     arrived.clear()
-    monkeypatch.setattr(live, "ARRIVED_BYTES", 3 * entry + 1)
+    monkeypatch.setattr(network_map, "ARRIVED_BYTES", 3 * entry + 1)
     for one, before in zip([*masks, *masks], [*found, *found], strict=True):
         again = read_inputs(model, one)
         assert len(arrived) <= 3 and all(torch.equal(again[path], before[path]) for path in before)

@@ -441,3 +441,13 @@ def test_what_is_felt_is_refused_by_name_in_front_of_a_layer_that_begins_at_0(ze
     with pytest.raises(InputError, match="feel changes of '0.weight' \\(CentredRows\\)"):
         mask_neurons(net, example_input=torch.zeros(1, 4))
     assert not net[zero].weight.any()
+
+
+@pytest.mark.parametrize("n", [2, 3, 4, 5, 6, 7])
+def test_what_is_felt_is_refused_by_name_however_narrow_the_layer(n: int) -> None:
+    """Made-up tasks that take all of its neurons between them would leave nothing that could be felt."""
+    for seed in range(10):
+        torch.manual_seed(seed)
+        net = nn.Sequential(CentredRows(4, n), nn.ReLU(), nn.Linear(n, 6), nn.ReLU(), nn.Linear(6, 4))
+        with pytest.raises(InputError, match="feel changes of '0.weight' \\(CentredRows\\)"):
+            mask_neurons(net, example_input=torch.zeros(1, 4))

@@ -22,6 +22,7 @@ from .wiring import INPUT, Stage, Wiring
 N = TypeVar("N", bound=Hashable)
 NONE, SEVERAL = -1, -2
 FEATURES = "features"
+ARRIVED_BYTES = 2**26  # of what is kept of what was seen to arrive under masks; the oldest goes first
 
 
 @dataclass
@@ -97,6 +98,19 @@ class NetworkMap:
                 live[place] |= link.live(full[path])
         return live
 
+    def arrived_under(self, masks: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
+        """What was seen to arrive under ``masks``, bool [d] by place; None where that is not kept."""
+        return self.arrived.get(_key(masks))
+
+    def keep_arrived(self, masks: Mapping[str, Tensor], felt: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Keep what was seen to arrive under ``masks``, and give it back; ``felt``: of places called."""
+        key = _key(masks)
+        kept = self.arrived[key] = {place: felt.get(place, flags) for place, flags in self.always.items()}
+        entry = sum(map(len, key)) + sum(flags.numel() for flags in self.always.values())
+        while len(self.arrived) > max(1, ARRIVED_BYTES // entry):
+            self.arrived.pop(next(iter(self.arrived)))
+        return kept
+
     def seen(self) -> dict[str, Tensor]:
         """The columns, bool [d] by place, at which anything was ever seen to arrive."""
         return self.live({path: torch.ones(n, dtype=torch.bool) for path, n in self.widths.items()})
@@ -146,3 +160,7 @@ def _groups(names: list[N], places: Sequence[Sequence[tuple[N, Tensor]]]) -> lis
     return [
         sorted(found, key=names.index) for name, found in group.items() if name == min(found, key=names.index)
     ]
+
+
+def _key(masks: Mapping[str, Tensor]) -> tuple[bytes, ...]:
+    return tuple(mask.cpu().numpy().tobytes() for mask in masks.values())

@@ -21,8 +21,6 @@ from ..structure import Structure
 from .mapping import arrived_under, find_map
 from .wiring import find_wiring
 
-ARRIVED_BYTES = 2**26  # of what is kept of what was seen to arrive under masks; the oldest goes first
-
 
 def map_of(model: Structure) -> NetworkMap:
     """The map of ``model``, found once for its widths."""
@@ -112,18 +110,14 @@ def _arrived(model: Structure, masks: Mapping[str, Tensor]) -> dict[str, Tensor]
     found = map_of(model)
     if found.why is not None:
         return found.always
-    key = tuple(mask.cpu().numpy().tobytes() for mask in masks.values())
-    if key not in found.arrived:
-        with _as_selected(model):
-            try:
-                felt = arrived_under(model, masks)
-            except InputError:  # what cannot be found out is live
-                felt = {place: torch.ones_like(flags) for place, flags in found.always.items()}
-        found.arrived[key] = {place: felt.get(place, flags) for place, flags in found.always.items()}
-        entry = sum(map(len, key)) + sum(flags.numel() for flags in found.always.values())
-        while len(found.arrived) > max(1, ARRIVED_BYTES // entry):
-            found.arrived.pop(next(iter(found.arrived)))
-    return found.arrived[key]
+    if (kept := found.arrived_under(masks)) is not None:
+        return kept
+    with _as_selected(model):
+        try:
+            felt = arrived_under(model, masks)
+        except InputError:  # what cannot be found out is live
+            felt = {place: torch.ones_like(flags) for place, flags in found.always.items()}
+    return found.keep_arrived(masks, felt)
 
 
 def coupled_layers(model: Structure) -> list[list[str]]:

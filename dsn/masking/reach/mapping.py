@@ -9,7 +9,8 @@ Shapes: what arrives, bool [d] a place.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -121,17 +122,27 @@ def _unexplained(model: Structure, found: NetworkMap, sizes: Sequence[Sent]) -> 
     """Places at which something arrives under random masks that the map does not have."""
     fewest = min((len(found.always[place]) for place, links in found.links.items() if links), default=1)
     rounds = min(len(SHARES), -(-ENOUGH // fewest))
-    random = torch.Generator().manual_seed(0)
     places: dict[str, None] = {}
-    for number, share in enumerate(SHARES[:rounds]):
-        masks = {p: torch.rand(n, generator=random).lt(share) for p, n in found.widths.items()}
+    for number, masks in enumerate(itertools.islice(tried_masks(found.widths), rounds)):
         live = found.live(masks)
-        for size, kinds, batch in sizes if number == 0 else sizes[:1]:
+        for of_size, (size, kinds, batch) in enumerate(sizes if number == 0 else sizes[:1]):
+            arrived: dict[str, Tensor] = {}
             for kind in kinds:
-                for place, felt in _felt(model, masks, kind, size, batch).items():
-                    if felt.shape != live[place].shape or bool((felt & ~live[place]).any()):
+                felt = _felt(model, masks, kind, size, batch)
+                _add(arrived, felt)
+                for place, flags in felt.items():
+                    if flags.shape != live[place].shape or bool((flags & ~live[place]).any()):
                         places[place] = None
+            if number == of_size == 0:
+                found.keep_arrived(masks, arrived)
     return list(places)
+
+
+def tried_masks(widths: Mapping[str, int]) -> Iterator[dict[str, Tensor]]:
+    """The random masks, bool [n] a layer, under which a map is tried."""
+    random = torch.Generator().manual_seed(0)
+    for share in SHARES:
+        yield {path: torch.rand(n, generator=random).lt(share) for path, n in widths.items()}
 
 
 def _links(model: Structure, kinds: Sequence[int]) -> dict[str, dict[str, Link]]:
