@@ -33,7 +33,8 @@ from .structure import Structure
 from .task_life import TaskLife
 
 SAMPLES, CLASSES = 4, 3
-TRIES = 8  # before made-up tasks that hear nothing are taken
+TRIES = 8  # rehearsals at most, where not all is heard in one
+NARROW = 32  # neurons of a layer: a ReLU may let none of fewer pass for any sample
 SWEEPS = 3  # over the parameters, for the one that is felt
 SIZES = (1.0, 10.0, 0.3, 1.0)  # of the samples
 
@@ -87,18 +88,32 @@ class _Heard:
 
 
 def _rehearse(original: TaskLife) -> None:
-    true = true_size(original)
-    for first in (True, *[False] * (TRIES - 1)):
+    """One rehearsal as a rule; others where the made-up tasks hear nothing, or not all layers."""
+    narrow = any(n <= NARROW for n in original.layers.values())
+    unheard = set(original.layers) if narrow else set()
+    for number in range(TRIES):
         model = copied(original)
-        _wake(model)
+        _wake(model, again=number > 0)
         x = samples(model, model.size, at_once(model, SAMPLES))
-        known = next(tried_masks(model.layers)) if first else {}  # what arrives under these was found out
+        known = (
+            next(tried_masks(model.layers)) if number == 0 else {}
+        )  # what arrives under these was found out
         tasks = [_made_up_task(model, x, known), _made_up_task(model, x)]
         before = [_heard(model, x, task, grad=task == tasks[0]) for task in tasks]
-        if not any(heard.deaf for heard in before):
-            break
-    if true.shape != model.size.shape:  # other sizes may be computed in another way
-        before.append(_heard(model, samples(model, true, 1), tasks[0], grad=True))
+        if any(heard.deaf for heard in before) and number < TRIES - 1:
+            continue
+        if unheard:
+            unheard -= _heard_layers(model, before)
+        true = true_size(model)
+        if true.shape != model.size.shape:  # other sizes may be computed in another way
+            before.append(_heard(model, samples(model, true, 1), tasks[0], grad=True))
+        _refuse_felt(model, x, before)
+        if not unheard:
+            return
+
+
+def _refuse_felt(model: TaskLife, x: Tensor, before: list[_Heard]) -> None:
+    """Let a third task learn, shake what it may change, and listen."""
     third = _begin(model)
     protected = ProtectedWeights(model)
     parameters = [(name, tensor, tensor.detach().clone()) for name, tensor in _plastic(model)]
@@ -122,18 +137,51 @@ def _rehearse(original: TaskLife) -> None:
     )
 
 
+def _heard_layers(model: TaskLife, before: list[_Heard]) -> set[str]:
+    """The layers on whose output some task's logits depend, as far as gradients tell."""
+    found: set[str] = set()
+    for heard in before:
+        outputs: list[tuple[str, Tensor]] = []
+
+        def keep(path: str, output: Tensor, outputs: list[tuple[str, Tensor]] = outputs) -> Tensor:
+            outputs.append((path, output))
+            return output.clone()  # which may be changed in place
+
+        handles = [
+            layer.register_forward_hook(lambda _m, _a, output, path=path: keep(path, output), prepend=True)
+            for path, layer in model.layer_modules()
+        ]
+        model.eval()
+        try:
+            with torch.enable_grad():
+                logits = model(heard.x.clone().requires_grad_(), heard.task)
+                tensors = [output for _, output in outputs]
+                grads = torch.autograd.grad(logits, tensors, torch.randn_like(logits), allow_unused=True)
+        except RuntimeError:  # some operation has no gradient
+            continue
+        finally:
+            for handle in handles:
+                handle.remove()
+        found |= {path for (path, _), g in zip(outputs, grads, strict=True) if g is not None and g.any()}
+    return found
+
+
 def _heard(model: TaskLife, x: Tensor, task: int, grad: bool = False) -> _Heard:
     return _Heard(x, task, grad, eval_logits(model, x, task, grad))
 
 
 @torch.no_grad()
-def _wake(model: Structure) -> None:
-    """Draw every weight that is 0 anew: behind a layer that begins at 0, nothing could be heard."""
+def _wake(model: Structure, again: bool) -> None:
+    """Draw every weight that is 0 anew: behind a layer that begins at 0, nothing could be heard. ``again``:
+    change all of them, for a ReLU may let nothing pass, with these weights, of any sample."""
     for _, layer in model.layer_modules():
-        zero = layer.weight == 0
-        if bool(zero.any()):
-            drawn = torch.randn_like(layer.weight) / layer.weight[0].numel() ** 0.5
-            layer.weight.copy_(torch.where(zero, drawn, layer.weight))
+        silent = layer.weight == 0
+        if not again and not bool(silent.any()):
+            continue
+        drawn = torch.randn_like(layer.weight) / layer.weight[0].numel() ** 0.5
+        layer.weight.copy_(torch.where(silent, drawn, layer.weight + drawn if again else layer.weight))
+        if again and layer.bias is not None:
+            layer.bias.add_(torch.rand_like(layer.bias))
 
 
 def samples(model: Structure, at: Size, count: int = SAMPLES) -> Tensor:

@@ -451,3 +451,21 @@ def test_what_is_felt_is_refused_by_name_however_narrow_the_layer(n: int) -> Non
         net = nn.Sequential(CentredRows(4, n), nn.ReLU(), nn.Linear(n, 6), nn.ReLU(), nn.Linear(6, 4))
         with pytest.raises(InputError, match="feel changes of '0.weight' \\(CentredRows\\)"):
             mask_neurons(net, example_input=torch.zeros(1, 4))
+
+
+@pytest.mark.parametrize(("n", "depth"), [(2, 1), (2, 3), (3, 1), (4, 3)])
+def test_what_is_felt_is_refused_by_name_in_a_branch_that_is_silent_at_first(n: int, depth: int) -> None:
+    """The other branch lets the made-up tasks tell samples apart all the time."""
+
+    def forward(self: nn.Module, x: Tensor) -> Tensor:
+        h = x
+        for layer in self.branch:
+            h = F.relu(layer(h))
+        return self.last(F.relu(self.other(x) + h))
+
+    for seed in range(10):
+        torch.manual_seed(seed)
+        branch = [CentredRows(4, n), *(nn.Linear(n, n) for _ in range(depth)), nn.Linear(n, 8)]
+        net = Free(forward, branch=nn.ModuleList(branch), other=nn.Linear(4, 8), last=nn.Linear(8, 5))
+        with pytest.raises(InputError, match="feel changes of 'branch.0.weight' \\(CentredRows\\)"):
+            mask_neurons(net, example_input=torch.zeros(1, 4))
