@@ -34,6 +34,7 @@ from .task_life import TaskLife
 
 SAMPLES, CLASSES = 4, 3
 TRIES = 8  # rehearsals at most, where not all is heard in one
+FEW, LARGE = 3, 2**20  # so many at most, deaf ones aside, for a network of more weights
 NARROW = 32  # neurons of a layer: a ReLU may let none of fewer pass for any sample
 SWEEPS = 3  # over the parameters, for the one that is felt
 SIZES = (1.0, 10.0, 0.3, 1.0)  # of the samples
@@ -91,6 +92,7 @@ def _rehearse(original: TaskLife) -> None:
     """One rehearsal as a rule; others where the made-up tasks hear nothing, or not all layers."""
     narrow = any(n <= NARROW for n in original.layers.values())
     unheard = set(original.layers) if narrow else set()
+    weights = sum(layer.weight.numel() for _, layer in original.layer_modules())
     for number in range(TRIES):
         model = copied(original)
         _wake(model, again=number > 0)
@@ -108,7 +110,7 @@ def _rehearse(original: TaskLife) -> None:
         if true.shape != model.size.shape:  # other sizes may be computed in another way
             before.append(_heard(model, samples(model, true, 1), tasks[0], grad=True))
         _refuse_felt(model, x, before)
-        if not unheard:
+        if not unheard or (number >= FEW - 1 and weights > LARGE):
             return
 
 
