@@ -43,13 +43,20 @@ SIZES = (1.0, 10.0, 0.3, 1.0)  # of the samples
 def refuse_forgetting(model: TaskLife) -> None:
     """Raise InputError, naming the tensor that is felt, unless made-up tasks are remembered bit for bit.
 
-    ``model`` is not changed, nor are the random states of its device and the CPU.
+    Warns where they can tell no sample from another, so that nothing was tried. ``model`` is not changed, nor
+    are the random states of its device and the CPU.
     """
     if model.learning is not None:
         raise InputError(f"task {model.learning} is being learnt: rehearse before add_task or after commit")
     with apart(model), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the made-up tasks may run out of free neurons
-        _rehearse(model)
+        heard = _rehearse(model)
+    if not heard:
+        warnings.warn(
+            "made-up tasks give the same logits for all random samples in this backbone, so whether tasks "
+            "are remembered in it could not be tried: look whether its features depend on its input",
+            stacklevel=2,
+        )
 
 
 @contextmanager
@@ -88,21 +95,25 @@ class _Heard:
         return equal(self.logits, self.logits[:1].expand_as(self.logits))
 
 
-def _rehearse(original: TaskLife) -> None:
-    """One rehearsal as a rule; others where the made-up tasks hear nothing, or not all layers."""
+def _rehearse(original: TaskLife) -> bool:
+    """One rehearsal as a rule; others where the made-up tasks hear nothing, or not all layers.
+
+    Returns whether they heard anything in the end.
+    """
     narrow = any(n <= NARROW for n in original.layers.values())
     unheard = set(original.layers) if narrow else set()
     weights = sum(layer.weight.numel() for _, layer in original.layer_modules())
+    deaf = True
     for number in range(TRIES):
         model = copied(original)
         _wake(model, again=number > 0)
         x = samples(model, model.size, at_once(model, SAMPLES))
-        known = (
-            next(tried_masks(model.layers)) if number == 0 else {}
-        )  # what arrives under these was found out
-        tasks = [_made_up_task(model, x, known), _made_up_task(model, x)]
+        # what arrives under the masks that the map was tried under is known
+        masks = next(tried_masks(model.layers)) if number == 0 else {}
+        tasks = [_made_up_task(model, x, masks), _made_up_task(model, x)]
         before = [_heard(model, x, task, grad=task == tasks[0]) for task in tasks]
-        if any(heard.deaf for heard in before) and number < TRIES - 1:
+        deaf = any(heard.deaf for heard in before)
+        if deaf and number < TRIES - 1:
             continue
         if unheard:
             unheard -= _heard_layers(model, before)
@@ -111,7 +122,8 @@ def _rehearse(original: TaskLife) -> None:
             before.append(_heard(model, samples(model, true, 1), tasks[0], grad=True))
         _refuse_felt(model, x, before)
         if not unheard or (number >= FEW - 1 and weights > LARGE):
-            return
+            break
+    return not deaf
 
 
 def _refuse_felt(model: TaskLife, x: Tensor, before: list[_Heard]) -> None:

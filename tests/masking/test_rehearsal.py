@@ -469,3 +469,9 @@ def test_what_is_felt_is_refused_by_name_in_a_branch_that_is_silent_at_first(n: 
         net = Free(forward, branch=nn.ModuleList(branch), other=nn.Linear(4, 8), last=nn.Linear(8, 5))
         with pytest.raises(InputError, match="feel changes of 'branch.0.weight' \\(CentredRows\\)"):
             mask_neurons(net, example_input=torch.zeros(1, 4))
+
+
+def test_a_network_whose_features_are_all_alike_is_accepted_with_a_warning() -> None:
+    net = Free(lambda s, x: s.b(s.a(x)) * 0, a=nn.Linear(4, 6), b=nn.Linear(6, 4))
+    with pytest.warns(UserWarning, match="could not be tried"):
+        mask_neurons(net, example_input=torch.zeros(1, 4))
