@@ -424,6 +424,21 @@ def test_neither_the_sign_of_a_zero_nor_fewer_rivals_are_felt(
             assert isinstance(model, str) or not forgets(model, torch.randn(12, CHANNELS, SIZE, SIZE))
 
 
+def test_a_mean_over_samples_that_are_all_alike_is_off_by_a_rounding() -> None:
+    """... for some numbers of samples: what a masked neuron brings is then not 0, but nearly."""
+
+    def forward(self: nn.Module, x: Tensor) -> Tensor:
+        h = F.softplus(self.a(x)) * torch.linspace(0.3, 1.7, 24)
+        return self.b(h - h.mean(0, keepdim=True))
+
+    torch.manual_seed(0)
+    for samples in (6, 11, 12, 20):
+        model = mask_neurons(
+            Free(forward, a=nn.Linear(4, 24), b=nn.Linear(24, 4)), example_input=torch.zeros(1, 4)
+        )
+        assert not forgets(model, torch.randn(samples, 4))
+
+
 def test_what_is_felt_is_refused_by_name_with_any_weights() -> None:
     """A ReLU often lets nothing of so small a network pass: to hear nothing is not to remember."""
     make, said = REFUSED["rows mixed"]
