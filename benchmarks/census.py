@@ -34,17 +34,43 @@ TIMM = (
     "inception_next_tiny", "efficientvit_b0", "tf_mixnet_s", "nest_tiny",
 )  # fmt: skip
 
+FAMILIES = (  # the smallest of each of timm's modules and one of its next, below 32 million weights
+    "gcresnext50ts", "coat_tiny", "coat_lite_mini", "convit_tiny", "convmixer_768_32", "convnextv2_femto",
+    "cpubone_nano", "cpubone_b0_bfrobust", "crossvit_9_240", "crossvit_15_240", "csatv2",
+    "cs3darknet_focus_s", "darknet21", "cspnext_tiny", "cspnext_s", "davit_tiny",
+    "deit_tiny_distilled_patch16_224", "densenet121", "densenet169", "dla46x_c", "dla60_res2next",
+    "dpn68", "edgenext_x_small", "efficientformer_l3", "efficientformerv2_s0", "mobilenetv1_100h",
+    "efficientvim_m1", "efficientvim_m2", "efficientvit_b1", "efficientvit_m0", "efficientvit_m2",
+    "vit_tiny_patch16_dinov3_qkvb", "fasternet_t0", "fasternet_t2", "fastvit_t12", "fastvit_mci0",
+    "focalnet_tiny_srf", "gcvit_xxtiny", "gcvit_xtiny", "ghostnet_050", "ghostnet_130", "hardcorenas_b",
+    "hardcorenas_c", "hgnetv2_b1", "hgnetv2_b3", "hiera_tiny_224", "sam2_hiera_tiny",
+    "hrnet_w18_small_v2", "iformer_t", "iformer_m_distilled", "inception_next_atto", "inception_v3",
+    "lcnetv2_small", "levit_conv_128s", "levit_conv_256", "lowformer_b0", "lowformer_b1", "mambaout_tiny",
+    "maxvit_rmlp_tiny_rw_256", "poolformerv2_s12", "poolformerv2_s36", "gmixer_12_224", "resmlp_24_224",
+    "lcnet_035", "tf_mobilenetv3_large_minimal_100", "mobilevitv2_050", "mobilevitv2_100", "nest_tiny_jx",
+    "nextvit_small", "nf_seresnet50", "pit_ti_distilled_224", "pit_xs_distilled_224", "pvt_v2_b0",
+    "pvt_v2_b2_li", "rdnet_tiny", "regnety_004", "regnetx_032", "repghostnet_058", "repghostnet_100",
+    "repvit_m1", "repvit_m1_0", "res2next50", "res2net50_48w_2s", "resnest26d", "resnest50d",
+    "ecaresnet50t", "resnetv2_18", "resnetv2_50d", "rexnetr_100", "rexnet_150", "selecsls42",
+    "legacy_seresnet18", "legacy_seresnet34", "sequencer2d_s", "shvit_s1", "skresnet34", "starnet_s050",
+    "starnet_s150", "swiftformer_xs", "swin_s3_tiny_224", "swinv2_tiny_window16_256",
+    "swinv2_cr_tiny_224", "tiny_vit_11m_224", "tnt_s_legacy_patch16_224", "tresnet_m",
+    "twins_pcpvt_small", "vit_tiny_r_s16_p8_224", "vitamin_small_224", "volo_d1_224",
+    "ese_vovnet19b_slim_dw", "eca_vovnet39b", "legacy_xception", "xception41p", "xcit_nano_12_p8_384",
+    "xcit_tiny_24_p16_224",
+)  # fmt: skip
 
-def networks() -> Iterator[tuple[str, Callable[[], tuple[nn.Module, str | None]]]]:
-    """(name, builder of the network and the path of its head)."""
-    for name in torchvision.models.list_models(module=torchvision.models):
+
+def networks(families: bool = False) -> Iterator[tuple[str, Callable[[], tuple[nn.Module, str | None]]]]:
+    """(name, builder of the network and the path of its head); ``families``: those of timm's alone."""
+    for name in [] if families else torchvision.models.list_models(module=torchvision.models):
         options: dict[str, Any] = {"aux_logits": False, "init_weights": False} if name in AUXILIARY else {}
         yield f"torchvision {name}", partial(backbones.torchvision_model, name, **options)
     try:
         import timm
     except ImportError:
         return
-    for name in TIMM:
+    for name in FAMILIES if families else TIMM:
         yield f"timm {name}", partial(_headless, timm.create_model, name)
 
 
@@ -102,12 +128,15 @@ def main() -> None:
     parser.add_argument(
         "--above", type=float, default=0.0, help="networks of as many million weights or more"
     )
+    parser.add_argument(
+        "--families", action="store_true", help="instead, one or two of each of timm's modules"
+    )
     args = parser.parse_args()
     warnings.simplefilter("ignore")
     counts = {"wraps": 0, "refused": 0, "forgets": 0, "left out": 0}
     print("| network | image | wrapping | seconds | first task's logits moved, or why refused |")
     print("|---|---:|---|---:|---|", flush=True)
-    for name, build in networks():
+    for name, build in networks(args.families):
         if args.only not in name:
             continue
         torch.manual_seed(0)
