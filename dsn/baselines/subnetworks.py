@@ -155,7 +155,10 @@ class PackNet(Baseline):
 
 
 class RandomFeatures(Baseline):
-    """A head a task on the features of the untrained backbone, with running statistics a task: the floor."""
+    """A head a task on the features of the backbone as it is, with running statistics a task: the floor.
+
+    The backbone is untrained, or a pretrained one (linear probing).
+    """
 
     def task_parameters(self, task: int) -> list[nn.Parameter]:
         return list(self.model.heads[str(task)].parameters())
