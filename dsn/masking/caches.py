@@ -30,9 +30,10 @@ class Caches:
     def __init__(self, backbone: nn.Module) -> None:
         modes = [(module, module.training) for module in backbone.modules()]
         backbone.train()  # as a rule that empties what was kept earlier
+        backbone.eval()
+        self._before = [(path, module, _kept(module)) for path, module in backbone.named_modules()]
         for module, mode in modes:
             module.training = mode
-        self._before = [(path, module, _kept(module)) for path, module in backbone.named_modules()]
         self.found: list[tuple[str, str, Any]] = []
         """module, attribute and what it was before the first pass, :data:`NOTHING` where it was not there"""
 

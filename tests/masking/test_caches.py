@@ -161,6 +161,27 @@ def test_the_backbone_is_handed_back_empty_even_if_it_was_full(kind):
     assert backbone[2].kept == {} and not backbone._forward_pre_hooks
 
 
+def test_what_the_mode_sets_is_no_cache():
+    class Merging(nn.Module):
+        """Folds its scale into the layer's weight for evaluation, as LoRA does."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(6, 6)
+            self.merged = False
+
+        def train(self, mode: bool = True) -> "Merging":
+            self.merged = not mode
+            return super().train(mode)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.layer(x) if self.merged else self.layer(x) * 1.0
+
+    model = mask_neurons(net(Merging()), example_input=X[:1])
+    assert model.caches is None
+    assert model.eval().backbone[2].merged and not model.train().backbone[2].merged
+
+
 def test_what_is_kept_elsewhere_is_refused_by_name():
     elsewhere: dict[str, Tensor] = {}
 
