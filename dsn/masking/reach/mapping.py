@@ -68,9 +68,16 @@ def _found(model: Structure) -> NetworkMap:
 
 
 def _mixes_samples(model: Structure) -> bool:
-    """Whether the features of a sample depend on those beside it; taken for no where a sample is large."""
-    if at_once(model, BATCH) < BATCH:
-        return False
+    """Whether the features of a sample depend on those beside it; taken for no where a sample is large.
+
+    Found once, with the network's own layers: while it grows, they do not fit together.
+    """
+    if model.mixes_samples is None:
+        model.mixes_samples = at_once(model, BATCH) == BATCH and _differ_alone(model)
+    return model.mixes_samples
+
+
+def _differ_alone(model: Structure) -> bool:
     x = torch.randn(model.size.zeros(model, BATCH).shape, generator=torch.Generator().manual_seed(0))
     x = x.to(model.device, model.dtype)
     with evaluating(model):
