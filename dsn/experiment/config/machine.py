@@ -4,6 +4,7 @@ import os
 import platform
 import random
 import re
+import sys
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -109,9 +110,7 @@ def _avalanche() -> str:
     try:
         return version("avalanche-lib")
     except PackageNotFoundError:
-        import avalanche
-
-        return str(avalanche.__version__)
+        return str(getattr(sys.modules.get("avalanche"), "__version__", "unknown"))
 
 
 def _blas() -> str:
