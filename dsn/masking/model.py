@@ -21,7 +21,7 @@ from .head import put_head, take_head
 from .kinds import is_layer, is_norm
 from .layers import evaluating, find_sites, refuse_unstable
 from .norms import TaskNorm
-from .reach import follow_leaders, free_norms_read_past, refuse_leaks, small_size, true_size
+from .reach import follow_leaders, free_norms_read_past, mixes_samples, refuse_leaks, small_size, true_size
 from .recognition import SCORES, Known, Recognised, choose, fit, know
 from .recognition.scores import Score
 from .records import Lateral
@@ -74,6 +74,7 @@ class MaskedModel(TaskLife):
                 # at the true size, the rehearsal sees what is unstable
                 refuse_unstable(backbone, (self.size if rehearse else true_size(self)).zeros(self, 1))
                 self.empty_before_each_pass(caches)
+                self.mixes_samples = mixes_samples(self)  # now: while layers grow they do not fit together
                 free_norms_read_past(self)
                 follow_leaders(self)
                 if pretrained:

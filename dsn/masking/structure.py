@@ -46,7 +46,7 @@ class Structure(nn.Module):
         self.dense = False  # while True, the task being learnt uses every neuron
         self.narrow_columns: dict[int, dict[str, Tensor]] = {}  # growth.py: input columns of a task's layers
         self.network_map: NetworkMap | None = None  # reach.map_of
-        self.mixes_samples: bool | None = None  # reach.mapping: None until it was tried
+        self.mixes_samples = False  # reach.mapping: whether a sample's features depend on those beside it
         self._price: tuple[tuple[object, ...], Tensor] | None = None  # of this step's soft gates
         self._prices: Prices | None = None  # made anew when the free neurons are others
         self._compiled: Any = None

@@ -4,7 +4,7 @@ from .columns import laid_out, narrow_columns, narrow_parameters
 from .followers import follow_leaders
 from .leaks import refuse_leaks
 from .live import coupled_layers, inputs_known_at, live_inputs, map_of, needed_inputs, read_inputs, wiring_of
-from .mapping import tried_masks
+from .mapping import mixes_samples, tried_masks
 from .past_norms import free_norms_read_past
 from .sending import send
 from .sizes import at_once, small_size, true_size
@@ -20,6 +20,7 @@ __all__ = [
     "laid_out",
     "live_inputs",
     "map_of",
+    "mixes_samples",
     "narrow_columns",
     "narrow_parameters",
     "needed_inputs",

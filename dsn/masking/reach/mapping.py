@@ -53,7 +53,7 @@ def _found(model: Structure) -> NetworkMap:
     sizes: list[Sent] = [(model.size, range(len(KINDS)), at_once(model, BATCH))]
     if model.size.shape != true_size(model).shape:
         sizes.append((true_size(model), TRUE_KINDS, FEWEST))
-    if _mixes_samples(model):  # a mean over samples that are all alike is off by a rounding for some counts
+    if model.mixes_samples:  # a mean over samples that are all alike is off by a rounding for some counts
         sizes += [(model.size, TRUE_KINDS[1:], count) for count in COUNTS]
     always = _arrived(model, closed, sizes)
     for path, layer in model.layer_modules():
@@ -67,23 +67,16 @@ def _found(model: Structure) -> NetworkMap:
     return found
 
 
-def _mixes_samples(model: Structure) -> bool:
-    """Whether the features of a sample depend on those beside it; taken for no where a sample is large.
-
-    Found once, with the network's own layers: while it grows, they do not fit together.
-    """
-    if model.mixes_samples is None:
-        model.mixes_samples = at_once(model, BATCH) == BATCH and _differ_alone(model)
-    return model.mixes_samples
-
-
-def _differ_alone(model: Structure) -> bool:
+def mixes_samples(model: Structure) -> bool:
+    """Whether the features of a sample depend on those beside it; taken for no where a sample is large."""
+    if at_once(model, BATCH) < BATCH:
+        return False
     x = torch.randn(model.size.zeros(model, BATCH).shape, generator=torch.Generator().manual_seed(0))
     x = x.to(model.device, model.dtype)
     with evaluating(model):
         model.open_plainly()
-        together = model.backbone(x)
         try:
+            together = model.backbone(x)
             alone = torch.cat([model.backbone(one) for one in x.split(1)])
         except Exception:  # the backbone's own code, which takes no single sample
             return True
