@@ -80,8 +80,7 @@ class TaskNetwork(MultiTaskModule):
         self.feature_size = feature_size(self.backbone, input_shape)
         give_to_tasks(self.backbone, torch.zeros(1, *input_shape))
         give_norms_to_tasks(self.backbone)
-        if caches.find(self.backbone):
-            self.backbone.register_forward_pre_hook(caches.empty)
+        caches.guard(self.backbone)
         self.heads = nn.ModuleDict()
         self.tasks: list[int] = []
 

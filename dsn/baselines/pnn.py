@@ -81,8 +81,7 @@ class ProgressiveNetwork(nn.Module):
         backbone = headless(*self.make_backbone())
         caches = Caches(backbone)
         size = feature_size(backbone, self.input_shape)
-        if caches.find(backbone):
-            backbone.register_forward_pre_hook(caches.empty)
+        caches.guard(backbone)
         self.columns.append(Column(backbone, len(self.columns)))
         self.heads.append(nn.Linear(size * len(self.columns), num_classes))
         self.tasks.append(task)

@@ -10,7 +10,6 @@ refuses it.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
 from typing import Any
 
 from torch import Tensor, nn
@@ -25,7 +24,7 @@ class NOTHING:
 
 
 class Caches:
-    """The caches of ``backbone``; made before its first pass, :meth:`find` is called after some."""
+    """The caches of ``backbone``; made before its first pass, :meth:`guard` is called after some."""
 
     def __init__(self, backbone: nn.Module) -> None:
         modes = [(module, module.training) for module in backbone.modules()]
@@ -37,8 +36,8 @@ class Caches:
         self.found: list[tuple[str, str, Any]] = []
         """module, attribute and what it was before the first pass, :data:`NOTHING` where it was not there"""
 
-    def find(self, backbone: nn.Module) -> bool:
-        """Whether there are any; they are empty afterwards."""
+    def guard(self, backbone: nn.Module) -> bool:
+        """Empty them now and before each pass from now on; returns whether there are any."""
         for path, module, before in self._before:
             after = _kept(module)
             for name in [*before, *(name for name in after if name not in before)]:
@@ -47,21 +46,21 @@ class Caches:
                     self.found.append((path, name, old))
                     _put(module, name, old)
         self._before = []
+        if self.found:
+            backbone.register_forward_pre_hook(self._empty)
         return bool(self.found)
 
-    def empty(self, backbone: nn.Module, _args: Any = None) -> None:
-        """Hook before each pass of ``backbone``."""
+    def _empty(self, backbone: nn.Module, _args: Any = None) -> None:
         for path, name, old in self.found:
             _put(_module(backbone, path), name, old)
 
     def leave(self, backbone: nn.Module) -> None:
-        """Empty ``backbone``, a copy of the masked one, and hook into it no more."""
-        self.empty(backbone)
+        """Empty ``backbone``, the guarded one or a copy of it, for the last time."""
+        self._empty(backbone)
         hooks = backbone._forward_pre_hooks
-        for key in [
-            key for key, hook in hooks.items() if isinstance(getattr(hook, "__self__", None), Caches)
-        ]:
-            del hooks[key]
+        for key, hook in list(hooks.items()):
+            if isinstance(getattr(hook, "__self__", None), Caches):
+                del hooks[key]
 
 
 def _kept(module: nn.Module) -> dict[str, Any]:
@@ -99,12 +98,8 @@ def _put(module: nn.Module, name: str, value: Any) -> None:
 def _module(backbone: nn.Module, path: str) -> nn.Module:
     """The module that stood at ``path`` in the plain backbone; of copies, one a task, that in use."""
     module = backbone
-    for part in _parts(path):
+    for part in filter(None, path.split(".")):
         module = module.get_submodule(part)
         if isinstance(module, TaskNorm):
             module = module.of(module.task)
     return module
-
-
-def _parts(path: str) -> Iterator[str]:
-    return (part for part in path.split(".") if part)

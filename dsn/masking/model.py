@@ -73,7 +73,7 @@ class MaskedModel(TaskLife):
                 self.size = small_size(self, features)
                 # at the true size, the rehearsal sees what is unstable
                 refuse_unstable(backbone, (self.size if rehearse else true_size(self)).zeros(self, 1))
-                self.empty_before_each_pass(caches)
+                self.caches = caches if caches.guard(backbone) else None
                 self.mixes_samples = mixes_samples(self)  # now: while layers grow they do not fit together
                 free_norms_read_past(self)
                 follow_leaders(self)
@@ -191,7 +191,7 @@ class MaskedModel(TaskLife):
             handle.remove()
         self.open_plainly()
         if self.caches is not None:
-            self.caches.empty(self.backbone)
+            self.caches.leave(self.backbone)
         for path, module in list(self.backbone.named_modules()):
             if isinstance(module, TaskNorm) and not isinstance(module, OwnTensor):
                 original = module.original.requires_grad_(True).train(module.training)

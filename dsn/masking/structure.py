@@ -35,7 +35,7 @@ class Structure(nn.Module):
         self.input_shape = (1, *example_input.shape[1:])
         self.size: Size  # reach: at which values are sent
         self.followers: list[Follower] = []
-        self.caches: Caches | None = None
+        self.caches: Caches | None = None  # where the backbone has any
         self._place_masks(sites)
         self.heads = nn.ModuleDict()
         self.records = nn.ModuleDict()
@@ -78,12 +78,6 @@ class Structure(nn.Module):
         """Multiply what ``followers`` give by the masks of their leaders from now on."""
         self.followers = [*self.followers, *followers]
         self._hook_anew()
-
-    def empty_before_each_pass(self, caches: Caches) -> None:
-        """Let no pass find what another has left in ``caches``, if there are any."""
-        if caches.find(self.backbone):
-            self.caches = caches
-            self._hook_anew()
 
     def _hook_anew(self) -> None:
         for handle in self._hooks:
@@ -156,8 +150,6 @@ class Structure(nn.Module):
         for follower in self.followers:
             module, gate = self.backbone.get_submodule(follower.site), self.gates_by_path[follower.leader]
             handles.append(module.register_forward_hook(gate.gate_follower))
-        if self.caches is not None:
-            handles.append(self.backbone.register_forward_pre_hook(self.caches.empty))
         return handles
 
     def _at_many_places(self, path: str) -> bool:
