@@ -182,7 +182,9 @@ def test_what_the_mode_sets_is_no_cache():
     assert model.eval().backbone[2].merged and not model.train().backbone[2].merged
 
 
-def test_what_is_kept_elsewhere_is_refused_by_name():
+@pytest.mark.parametrize("norm", [nn.Identity, lambda: nn.BatchNorm1d(6)], ids=["no norm", "batch norm"])
+def test_what_is_kept_elsewhere_is_refused_by_name(norm):
+    """With a norm, made-up tasks are in training mode before they are asked, and so begin without it."""
     elsewhere: dict[str, Tensor] = {}
 
     def outside(module: Keeps, value: Tensor) -> Tensor:
@@ -192,7 +194,7 @@ def test_what_is_kept_elsewhere_is_refused_by_name():
         return elsewhere.setdefault("kept", value.detach())
 
     with pytest.raises(InputError, match="keep.* between passes"):
-        mask_neurons(net(Keeps(outside)), example_input=X[:1])
+        mask_neurons(net(nn.Sequential(norm(), Keeps(outside))), example_input=X[:1])
 
 
 @pytest.mark.parametrize("kind", KINDS)
