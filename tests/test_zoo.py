@@ -101,6 +101,13 @@ def test_a_kept_network_has_fresh_neurons_where_the_config_asks_for_them(squeeze
             },
             "selection.initial",
         ),
+        (
+            {
+                "backbone": {"name": "vit"},
+                "selection": {"attention": "heads", "edges": "own_and_read", "planned_tasks": 2},
+            },
+            "selection.attention",
+        ),
     ],
 )
 def test_settings_that_do_not_go_together_are_refused(tmp_path, changes, message) -> None:

@@ -60,6 +60,8 @@ class Gate(nn.Module):
         self.fresh: int | None = None
         self.kept_neurons = 0  # of a pretrained backbone: the first ones, used and open for every task
         self.opens_unowned = False  # edges: neurons that no task has yet are open beside the mask
+        self.heads: tuple[int, int] | None = None  # attention heads as units: see tie()
+        self._leader: tuple[Gate, ...] = ()  # in a tuple, so that it is no submodule
         self.register_buffer("masks", torch.zeros(0, -(-n // 8), dtype=torch.uint8))
         self.register_buffer("commit_widths", torch.zeros(0, dtype=torch.long))
         self.widths: list[int] = []  # n when each mask was committed (a layer may grow later), on the host
@@ -94,6 +96,16 @@ class Gate(nn.Module):
         """Forward hook of what follows this mask, along dimension 1 (``reach.followers``)."""
         return output if self.values is None else output * _along(1, self.values, output)
 
+    def tie(self, parts: int, count: int, leader: "Gate") -> None:
+        """Select whole attention heads from now on: row (p, h, i) of [parts, count, n / (parts count)] is one
+        of head h, and heads are those that ``leader`` selects by the logit of their first row."""
+        self.heads = (parts, count)
+        self._leader = () if leader is self else (leader,)
+
+    def untie(self) -> None:
+        """Select neurons one by one again."""
+        self.heads, self._leader = None, ()
+
     def keep_all(self) -> None:
         """Take the neurons that there are for those of a pretrained backbone."""
         self.kept_neurons = self.n
@@ -123,13 +135,30 @@ class Gate(nn.Module):
 
     def effective_logits(self) -> Tensor:
         """Logits [n] of the task being learnt, after its budget: positive ones are selected."""
+        if self._leader:
+            return self._leader[0].effective_logits()
         assert self.logits is not None
+        if self.heads is not None:
+            return self._logits_of_heads(self.logits, *self.heads)
         among = (
             (torch.arange(self.n, device=self.logits.device) >= self.kept_neurons)
             if self.kept_neurons
             else None
         )
         return within_budget(within_budget(self.logits, self.fresh, self.free), self.budget, among)
+
+    def _logits_of_heads(self, logits: Tensor, parts: int, count: int) -> Tensor:
+        """One logit a head, at all of its rows [n]; a limit in neurons is one in heads, rounded, of one or
+        more unless it is 0."""
+        rows = self.n // count
+
+        def heads(neurons: int | None) -> int | None:
+            return neurons if not neurons else max(1, round(neurons / rows))
+
+        free = self.free.view(parts, count, -1).amin((0, 2))
+        chosen = within_budget(logits.view(parts, count, -1)[0, :, 0], heads(self.fresh), free)
+        chosen = within_budget(chosen, heads(self.budget))
+        return chosen[None, :, None].expand(parts, count, rows // parts).reshape(-1)
 
     def may_open(self) -> Tensor:
         """Bool [n]: what the task being learnt may select; under a plan, what it starts with."""
@@ -149,6 +178,8 @@ class Gate(nn.Module):
         selected = logits > 0
         if self.kept_neurons:
             selected[: self.kept_neurons] = True
+        elif self.heads is not None:
+            selected |= logits == logits.max()
         else:
             selected[logits.argmax()] = True
         return selected

@@ -112,6 +112,8 @@ def start_task(
         )
     if choice not in ("all", *WIDTHS):
         raise InputError(f"initial choice is '{choice}': choose one of all, {', '.join(WIDTHS)}")
+    if choice != "all" and any(gate.heads for gate in model.gates_by_path.values()):
+        raise InputError(f"initial choice '{choice}' takes single rows, attention whole heads: leave one out")
     if not (0 < share <= 1 and 0 <= reuse <= 1):
         raise InputError(f"initial share is {share}, reuse {reuse}: give shares in (0, 1] and [0, 1]")
     chosen = {path: gate.may_open() for path, gate in model.gates_by_path.items()}

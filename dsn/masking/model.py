@@ -5,6 +5,7 @@ Shapes: x [batch, ...]; features [batch, d]; logits [batch, classes of the task]
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,6 +19,7 @@ from .edges import EDGES, Edges
 from .foreign import OwnTensor, bake_in, close_attention, give_to_tasks, open_attention
 from .growth import keep_pretrained
 from .head import put_head, take_head
+from .heads import ATTENTION, select_heads
 from .kinds import is_layer, is_norm
 from .layers import evaluating, find_sites, refuse_unstable
 from .norms import TaskNorm
@@ -46,9 +48,14 @@ class MaskedModel(TaskLife):
         rehearse: bool = True,
         pretrained: bool = False,
         fresh: int = 0,
+        attention: str = "rows",
     ) -> None:
-        if edges not in EDGES:
-            raise InputError(f"edges is '{edges}': choose one of {', '.join(EDGES)}")
+        _refuse_unknown("edges", edges, EDGES)
+        _refuse_unknown("attention", attention, ATTENTION)
+        if attention == "heads" and edges != "none":
+            raise InputError(
+                f"attention is 'heads', but edges '{edges}' choose weight by weight: leave one out"
+            )
         _refuse_pretrained(edges, pretrained, fresh)
         if is_layer(backbone) or is_norm(backbone):
             raise InputError(
@@ -85,6 +92,8 @@ class MaskedModel(TaskLife):
                 self.gates.to(self.device)
                 if rehearse:
                     refuse_forgetting(self)
+                if attention == "heads":
+                    select_heads(self)
         except InputError:
             self.unmask()
             raise
@@ -218,6 +227,11 @@ class MaskedModel(TaskLife):
         if ids is not None:
             make_room(self, state_dict, prefix, [int(task) for task in ids])
         super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def _refuse_unknown(name: str, value: str, known: Sequence[str]) -> None:
+    if value not in known:
+        raise InputError(f"{name} is '{value}': choose one of {', '.join(known)}")
 
 
 def _refuse_pretrained(edges: str, pretrained: bool, fresh: int) -> None:

@@ -210,6 +210,7 @@ def _begin(model: TaskLife, masks: Mapping[str, Tensor] | None = None) -> int:
     not all of them. Some neuron is left to nobody, as far as there is one: what it does may be felt."""
     task = model.add_task(CLASSES, planned_tasks=None if model.edges is None else 4)
     for path, gate in model.gates_by_path.items():
+        gate.untie()
         if gate.logits is None:  # the edges choose
             continue
         order, used = torch.randperm(gate.n), gate.used().cpu()

@@ -14,6 +14,7 @@ def mask_neurons(
     rehearse: bool = True,
     pretrained: bool = False,
     fresh: int = 0,
+    attention: str = "rows",
 ) -> MaskedModel:
     """Wrap ``backbone`` so that each task gets a mask over its neurons, a head and norm state of its own.
 
@@ -36,6 +37,8 @@ def mask_neurons(
             free of charge, and its weights never change (norms and own tensors are each task's own).
         fresh: neurons that every layer is given beside a pretrained backbone's that can be, for tasks to
             learn with; ``model.fresh`` says which have any. The backbone stays so wide after ``unmask``.
+        attention: "rows": each row of q, k and v is a neuron that a task selects or not; "heads": the rows of
+            a head are selected together (``heads.py``).
 
     Raises:
         InputError: for what cannot be masked, with the layer's path, the reason and the remedy.
@@ -48,4 +51,5 @@ def mask_neurons(
         rehearse=rehearse,
         pretrained=pretrained,
         fresh=fresh,
+        attention=attention,
     )

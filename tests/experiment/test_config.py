@@ -278,7 +278,7 @@ def test_the_blocks_of_a_config_mirror_the_settings_of_a_strategy(group, block, 
         kept = getattr(block, name)
         assert name in ("plateau", "initial") or kept == value, name
     if not isinstance(block, TrainConfig):
-        alone = {"edges", "fresh"} if isinstance(group, Selection) else set()
+        alone = {"edges", "fresh", "attention"} if isinstance(group, Selection) else set()
         assert set(type(block).model_fields) == set(there) | alone
 
 

@@ -217,6 +217,18 @@ class Config(Block):
         return self
 
     @model_validator(mode="after")
+    def _heads_go_with_the_rest(self) -> Self:
+        selection = self.selection
+        if selection.attention == "rows" or self.strategy != "dsn":
+            return self
+        if selection.edges != "none" or selection.fresh is not None or selection.initial.choice != "all":
+            raise wrong(
+                "selection.attention",
+                "heads need gates that learn: leave it out, or edges, fresh and initial",
+            )
+        return self
+
+    @model_validator(mode="after")
     def _fresh_goes_with_pretrained(self) -> Self:
         selection = self.selection
         if selection.fresh is None or self.strategy != "dsn":

@@ -29,6 +29,7 @@ def build_model(config: Config, sample_shape: torch.Size) -> MaskedModel:
         edges=chosen.edges,
         pretrained=chosen.fresh is not None,
         fresh=chosen.fresh or 0,
+        attention=chosen.attention,
     )
 
 

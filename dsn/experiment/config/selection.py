@@ -40,6 +40,7 @@ class SelectionConfig(Block):
         bits choose their signs; own: it reads all as they are
     fresh: with backbone.pretrained, all tasks share the backbone, which never changes, and each layer that
         can be is given so many neurons beside it for tasks to learn with; null: its weights are a mere start
+    attention: rows: each row of q, k and v is a neuron of its own; heads: a head's are selected together
     score_lr_factor: the scores of edges learn at train.lr times this
     first_edges: the half of the edges that own_and_read reads at first: drawn, or by Node-Path Balancing
     initial: neurons that a task starts with
@@ -55,6 +56,7 @@ class SelectionConfig(Block):
     growth: NonNegative = 0
     edges: Literal["none", "own_and_read", "own_and_sign", "own"] = "none"
     fresh: NonNegative | None = None
+    attention: Literal["rows", "heads"] = "rows"
     score_lr_factor: Annotated[float, Field(gt=0)] = 10.0
     first_edges: Literal["drawn", "balanced"] = "drawn"
     initial: InitialConfig = InitialConfig()
