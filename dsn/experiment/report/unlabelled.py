@@ -2,9 +2,10 @@
 
 import numpy as np
 
+from dsn.evaluation.statistics import mean_interval
 from dsn.masking.recognition import SCORES
 
-from .numbers import shown
+from .numbers import shown_estimate
 from .source import StreamRuns
 from .table import Column, Table, number, words
 
@@ -16,16 +17,18 @@ def unlabelled_table(stream: StreamRuns, key: str) -> Table | None:
         last = [r.class_incremental[-1] for r in stream.results(name) if r.class_incremental]
         for score in SCORES if last else ():
             found = [
-                100 * float(np.mean([np.mean(part[score]) for part in parts]))
+                mean_interval([100 * float(np.mean(part[score])) for part in parts])
                 for parts in ([row.accuracy for row in last], [row.inference for row in last])
             ]
-            rows.append([words(name), words(score), *(number(shown(v, "percent"), v) for v in found)])
+            cells = (number(shown_estimate(e, "percent"), e.mean) for e in found)
+            rows.append([words(name), words(score), *cells])
     if not rows:
         return None
     caption = (
-        "Means over tasks at the end, percent: task and class right, and the task right, by each score. "
-        "confidence: the most confident head; energy: of its logits, calibrated a task; distance: of its "
-        "features from those of its classes; combined: the sum of the last two."
+        "Means over tasks at the end, percent, ± half the 95% t-interval over seeds: task and class right, "
+        "and the task right, by each score. confidence: the most confident head; energy: of its logits, "
+        "calibrated a task; distance: of its features from those of its classes; combined: the sum of the "
+        "last two."
     )
     columns = [Column("strategy", numeric=False), Column("score", numeric=False)]
     return Table(key, caption, [*columns, Column("accuracy"), Column("task found")], rows)
