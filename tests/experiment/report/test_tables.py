@@ -8,7 +8,8 @@ import pytest
 import yaml
 
 from dsn.experiment.report import report
-from dsn.experiment.result.result import read_result
+from dsn.experiment.result.result import UnlabelledRow, read_result, write_result
+from dsn.masking.recognition import SCORES
 
 ROOT = Path(__file__).parents[3]
 DIFFERENCES = [
@@ -104,3 +105,16 @@ def test_published_figures_of_ones_own_with_a_spread(comparison_folder, tmp_path
     report(folder, published=file)
     found = next(row for row in rows(folder) if row[0] == "Theirs")
     assert found[2:5] == ["91.50 ± 0.25", "–", "other images"]
+
+
+def test_scores_without_task_ids_stand_with_intervals_over_seeds(comparison_folder):
+    folder = comparison_folder()
+    for seed, right in ((0, 0.5), (1, 0.54)):
+        path = folder / "digits" / "runs" / f"dsn-seed{seed}" / "result.json"
+        result = read_result(path)
+        shares = {score: [right] * 4 for score in SCORES}
+        row = UnlabelledRow(accuracy=shares, inference={score: [0.75] * 4 for score in SCORES})
+        write_result(result.model_copy(update={"class_incremental": [row]}), path)
+    report(folder)
+    found = [row for row in rows(folder) if row[:2] == ["dsn", "combined"]]
+    assert found == [["dsn", "combined", "52.00 ± 25.41", "75.00 ± 0.00"]]  # t(1) = 12.706, times 2
