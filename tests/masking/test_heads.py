@@ -4,9 +4,12 @@ from collections.abc import Callable
 
 import pytest
 import torch
+import yaml
 from torch import Tensor, nn
 
 from dsn import InputError, MaskedModel, backbones, mask_neurons
+from dsn.cli.main import main
+from dsn.experiment.result.files import load_model
 from dsn.masking.initial import start_task
 from dsn.masking.protection import ProtectedWeights
 from tests.nets import learn, logits, same
@@ -123,3 +126,19 @@ def test_widths_chosen_before_are_of_single_rows() -> None:
     model.add_task(2)
     with pytest.raises(InputError, match="leave one out"):
         start_task(model, ProtectedWeights(model), choice="widths")
+
+
+def test_a_run_whose_config_asks_for_heads_selects_them(tmp_path) -> None:
+    config = {
+        "stream": {"name": "split_digits", "tasks": 2, "train_per_class": 10, "flatten": False},
+        "backbone": {"name": "vit", "patch": 4, "dim": HEADS * SIZE, "depth": 1, "heads": HEADS},
+        "train": {"epochs": 1},
+        "selection": {"attention": "heads"},
+        "transfer": {"tasks": 0, "forward": 0},
+    }
+    (tmp_path / "heads.yaml").write_text(yaml.safe_dump(config))
+    assert main(["run", str(tmp_path / "heads.yaml"), "--out", str(tmp_path / "run")]) == 0
+    model, _, _ = load_model(tmp_path / "run")
+    for task in (0, 1):
+        found = heads_of(model, model.masks(task))
+        assert torch.equal(found, found[:1, :, :1].expand_as(found))

@@ -58,7 +58,8 @@ def build_dsn(
     """A fresh masked model and DSN on it, for a stream of ``tasks`` tasks."""
     train, transfer = config.train, config.transfer
     model = build_model(config, sample_shape)
-    chosen = {name: value for name, value in config.selection if name not in ("edges", "fresh", "initial")}
+    of_model = ("edges", "fresh", "attention", "initial")
+    chosen = {name: value for name, value in config.selection if name not in of_model}
     if chosen["planned_tasks"] == "stream":
         chosen["planned_tasks"] = tasks
     wanted = {"tasks": transfer.tasks, "forward": transfer.forward} if can_transfer(config) else NO_TRANSFER
