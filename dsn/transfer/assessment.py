@@ -7,12 +7,10 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from ..masking import MaskedModel
+from ..masking.calibration import fit_temperature
 from ..masking.layers import evaluating
-
-TEMPERATURES = torch.logspace(-1, 1.5, 101)
 
 
 @torch.no_grad()
@@ -33,12 +31,6 @@ def features_of(model: MaskedModel, x: Tensor, task: int, batch_size: int = 512)
 def own_logits(model: MaskedModel, x: Tensor, task: int) -> Tensor:
     """Logits [n, classes] of ``task`` as it learnt them, without what it reads from other tasks."""
     return cast(nn.Linear, model.heads[str(task)])(features_of(model, x, task))
-
-
-def fit_temperature(logits: Tensor, y: Tensor) -> float:
-    """The T in 0.1 to 32 of least cross-entropy of logits / T (Guo et al. 2017), from a grid."""
-    losses = [F.cross_entropy(logits.float() / t, y) for t in TEMPERATURES.to(logits.device)]
-    return float(TEMPERATURES[torch.stack(losses).argmin()])
 
 
 def assess(model: MaskedModel, task: int, x: Tensor, y: Tensor, samples: int) -> None:

@@ -6,7 +6,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from dsn.transfer.assessment import assess, fit_temperature, predict, remembered
+from dsn.masking.calibration import TEMPERATURES, fit_temperature
+from dsn.transfer.assessment import assess, predict, remembered
 from dsn.transfer.correspondence import correspond
 from dsn.transfer.linear import fit_head
 from tests.nets import learn, make
@@ -20,6 +21,23 @@ def test_temperature_is_recovered(temperature: float, classes: int) -> None:
     z = 2 * torch.randn(4000, classes, generator=random)
     y = torch.multinomial(z.softmax(1), 1, generator=random).flatten()
     assert abs(fit_temperature(z * temperature, y) / temperature - 1) < 0.15
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.integers(0, 10**6), st.integers(1, 40), st.integers(1, 6), st.floats(-3.0, 3.0), st.floats(0.0, 1.0)
+)
+def test_no_temperature_of_the_grid_is_better(
+    seed: int, samples: int, classes: int, size: float, wrong: float
+) -> None:
+    """Logits of sizes 0.001 to 1000, of which from none to all are those of another class."""
+    random = torch.Generator().manual_seed(seed)
+    logits = 10**size * torch.randn(samples, classes, generator=random)
+    noise = torch.randint(classes, (samples,), generator=random)
+    y = torch.where(torch.rand(samples, generator=random) < wrong, noise, logits.argmax(1))
+    losses = torch.stack([F.cross_entropy(logits / t, y) for t in TEMPERATURES.tolist()])
+    found = losses[int((TEMPERATURES - fit_temperature(logits, y)).abs().argmin())]
+    assert found <= losses.min() * (1 + 1e-5) + 1e-7
 
 
 def test_the_fitted_head_is_a_minimum() -> None:

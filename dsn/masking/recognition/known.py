@@ -12,16 +12,15 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from ...errors import InputError
+from ..calibration import fit_temperature
 from ..layers import evaluating
 
 BATCH = 512
 SHRINKAGE = 0.1
 """of the mean variance, added to each: a direction that hardly moves must not outweigh all others"""
 PREFIX = "known/"
-TEMPERATURES = torch.logspace(-1, 1.5, 101)
 
 
 @dataclass(frozen=True)
@@ -100,8 +99,7 @@ def know(
     means = torch.stack([_mean(features, y == c) for c in range(logits.shape[1])])
     whitener = _whitener(features - means[y])
     logits, features = look(network, *validation[:1], task)
-    losses = [F.cross_entropy(logits / t, validation[1].to(logits.device)) for t in TEMPERATURES.tolist()]
-    temperature = TEMPERATURES[int(torch.stack(losses).argmin())].to(logits)
+    temperature = torch.tensor(fit_temperature(logits, validation[1].to(logits.device))).to(logits)
     known = Known(means, whitener, temperature, features.new_zeros(2), features.new_ones(2))
     scores = torch.stack([known.energy(logits), known.nearness(features)])
     spread = scores.std(1, correction=0).clamp(min=1e-6)
