@@ -71,9 +71,10 @@ def sources_felt(
     """Which sources bring anything to which columns, bool [sources, d] by place.
 
     A source that is on has all its neurons on. Many are not sent one by one: each is on in the row of its
-    block and in that of its number within the block. Where that leaves more than one that a column may feel,
-    they are sent once more, those together that no column can take for one another. All are sent one by one
-    after all where they do not explain what was felt.
+    block and in that of its number within the block. Those that a column may feel after that are sent once
+    more, together where no column can take one for another: one of several, or one that stands for two of
+    which something else in their rows lets nothing pass. All are sent one by one after all where they do not
+    explain what was felt.
     """
 
     def on_in(rows: Tensor) -> dict[P, Tensor]:
@@ -89,13 +90,12 @@ def sources_felt(
     words = torch.cat([numbers // blocks == each, numbers % blocks == each])
     told = on_in(words)
     felt = {place: ~_any_in_both(words.T, ~rows) for place, rows in told.items()}
-    doubtful = {place: among & among.sum(0).gt(1) for place, among in felt.items()}
-    groups = _apart({n: among for n, among in enumerate(torch.cat([*doubtful.values()], 1)) if among.any()})
+    groups = _apart({n: among for n, among in enumerate(torch.cat([*felt.values()], 1)) if among.any()})
     if groups:
         sent = on_in(torch.stack([alone[group].any(0) for group in groups]))
         for number, group in enumerate(groups):
             for place, rows in sent.items():
-                felt[place][group] &= rows[number] | ~doubtful[place][group]
+                felt[place][group] &= rows[number]
     explained = all(torch.equal(_any_in_both(words, felt[place]), rows) for place, rows in told.items())
     return felt if explained else on_in(alone)
 
