@@ -17,9 +17,9 @@ from .caches import Caches
 from .cut import subnetwork
 from .edges import EDGES, Edges
 from .foreign import OwnTensor, bake_in, close_attention, give_to_tasks, open_attention
+from .foreign.heads import ATTENTION, select_heads
 from .growth import keep_pretrained
 from .head import put_head, take_head
-from .heads import ATTENTION, select_heads
 from .kinds import is_layer, is_norm
 from .layers import evaluating, find_sites, refuse_unstable
 from .norms import TaskNorm

@@ -38,7 +38,7 @@ def mask_neurons(
         fresh: neurons that every layer is given beside a pretrained backbone's that can be, for tasks to
             learn with; ``model.fresh`` says which have any. The backbone stays so wide after ``unmask``.
         attention: "rows": each row of q, k and v is a neuron that a task selects or not; "heads": the rows of
-            a head are selected together (``heads.py``).
+            a head are selected together (``foreign/heads.py``).
 
     Raises:
         InputError: for what cannot be masked, with the layer's path, the reason and the remedy.

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from ..masking import MaskedModel
-from ..masking.calibration import fit_temperature
 from ..masking.layers import evaluating
+from ..masking.recognition.calibration import fit_temperature
 
 
 @torch.no_grad()

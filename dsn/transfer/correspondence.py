@@ -13,7 +13,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from ..masking import MaskedModel
-from ..masking.calibration import fit_temperature
+from ..masking.recognition.calibration import fit_temperature
 from .assessment import own_logits, remembered
 
 SAMPLES = 4000  # of the later task are looked at, at most, evenly spread

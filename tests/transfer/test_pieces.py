@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from dsn.masking.calibration import TEMPERATURES, fit_temperature
+from dsn.masking.recognition.calibration import TEMPERATURES, fit_temperature
 from dsn.transfer.assessment import assess, predict, remembered
 from dsn.transfer.correspondence import correspond
 from dsn.transfer.linear import fit_head

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import InputError
-from ..calibration import fit_temperature
 from ..layers import evaluating
+from .calibration import fit_temperature
 
 BATCH = 512
 SHRINKAGE = 0.1

@@ -3,10 +3,16 @@
 Shapes: h heads of e numbers; rows [h e] of q, of k and of v, or [3 h e] of one layer qkv, in this order.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from torch import nn
 
-from ..errors import InputError
-from .structure import Structure
+from ...errors import InputError
+
+if TYPE_CHECKING:
+    from ..structure import Structure
 
 ATTENTION = ("rows", "heads")
 FUSED, APART = ("qkv",), (("q_proj", "k_proj", "v_proj"), ("q", "k", "v"))

@@ -1,8 +1,8 @@
 """All that can be made of a task, on published networks: does each of it compute what the task computes?
 
-``python -m benchmarks.outputs [--only TEXT]`` learns one task, goes on with a second one that is stopped
-amid its steps and resumed from its state in another network, and prints a Markdown table. It needs the
-packages of ``export``; timm's network is left out where timm is missing.
+``python -m benchmarks.census.outputs [--only TEXT]`` learns one task, goes on with a second one that is
+stopped amid its steps and resumed from its state in another network, and prints a Markdown table. It needs
+the packages of ``export``; timm's network is left out where timm is missing.
 """
 
 import argparse
