@@ -6,9 +6,10 @@ that protection leaves, and prints a Markdown table. Images are as small as each
 """
 
 import argparse
+import importlib.util
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -17,6 +18,8 @@ import torchvision
 from torch import nn
 
 from dsn import InputError, MaskedModel, ProtectedWeights, backbones, mask_neurons
+
+from .learning import Build, Learner, timm_features
 
 SIZES = (64, 224, 256, 299)
 AUXILIARY = ("googlenet", "inception_v3")  # have classifiers in their middle, for training from scratch
@@ -61,21 +64,14 @@ FAMILIES = (  # the smallest of each of timm's modules and one of its next, belo
 )  # fmt: skip
 
 
-def networks(families: bool = False) -> Iterator[tuple[str, Callable[[], tuple[nn.Module, str | None]]]]:
+def networks(families: bool = False) -> Iterator[tuple[str, Build]]:
     """(name, builder of the network and the path of its head); ``families``: those of timm's alone."""
     for name in [] if families else torchvision.models.list_models(module=torchvision.models):
         options: dict[str, Any] = {"aux_logits": False, "init_weights": False} if name in AUXILIARY else {}
         yield f"torchvision {name}", partial(backbones.torchvision_model, name, **options)
-    try:
-        import timm
-    except ImportError:
-        return
-    for name in FAMILIES if families else TIMM:
-        yield f"timm {name}", partial(_headless, timm.create_model, name)
-
-
-def _headless(create: Callable[..., nn.Module], name: str) -> tuple[nn.Module, None]:
-    return create(name, num_classes=0), None
+    if importlib.util.find_spec("timm"):
+        for name in FAMILIES if families else TIMM:
+            yield f"timm {name}", partial(timm_features, name)
 
 
 def smallest_size(net: nn.Module) -> int:
@@ -97,15 +93,9 @@ def moved(model: MaskedModel, size: int) -> float:
     before = None
     for task in range(3):
         model.add_task(2)
-        model.train()
-        optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-3)
-        protected = ProtectedWeights(model)
+        learner = Learner(model, task)
         for step in range(2):
-            model.anneal(step)
-            optimizer.zero_grad()
-            nn.functional.cross_entropy(model(x, task), y).backward()
-            with protected:
-                optimizer.step()
+            learner.step(x, y, step)
         model.commit(task)
         model.eval()
         with torch.no_grad():

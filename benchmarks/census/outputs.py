@@ -6,33 +6,34 @@ the packages of ``export``; timm's network is left out where timm is missing.
 """
 
 import argparse
-import copy
+import importlib.util
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from dsn import MaskedModel, ProtectedWeights, backbones, mask_neurons
+from dsn import MaskedModel, backbones, mask_neurons
 from dsn.experiment.result.subnetwork_files import reader, save_onnx
 from dsn.masking.state.fingerprint import Fingerprints
 from dsn.replay import record_statistics, synthesise
 
+from .learning import Build, Learner, timm_features
+
 BATCH, CLOSE = 4, 1e-3
-Build = Callable[[], tuple[nn.Module, str | None]]
 
 
 class Encoder(nn.Module):
-    """Rows of an image, through ``nn.TransformerEncoder``: x [batch, 3, 32, 32] -> [batch, 128]."""
+    """An image's rows, ``row`` numbers each, through ``nn.TransformerEncoder``: [b, C, H, W] -> [b, dim]."""
 
-    def __init__(self) -> None:
+    def __init__(self, row: int, dim: int, heads: int, hidden: int, depth: int) -> None:
         super().__init__()
-        self.embed = nn.Linear(96, 128)
-        layer = nn.TransformerEncoderLayer(128, 4, 256, batch_first=True, norm_first=True)
-        self.layers = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+        self.embed = nn.Linear(row, dim)
+        layer = nn.TransformerEncoderLayer(dim, heads, hidden, batch_first=True, norm_first=True)
+        self.layers = nn.TransformerEncoder(layer, depth, enable_nested_tensor=False)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.layers(self.embed(x.transpose(1, 2).flatten(2))).mean(1)
@@ -40,16 +41,8 @@ class Encoder(nn.Module):
 
 def networks() -> Iterator[tuple[str, int, Build]]:
     """(name, pixels a side, builder of the network and the path of its head)."""
-    try:
-        import timm
-
-        yield (
-            "timm vit_small_patch16_224",
-            224,
-            lambda: (timm.create_model("vit_small_patch16_224", num_classes=0), None),
-        )
-    except ImportError:
-        pass
+    if importlib.util.find_spec("timm"):
+        yield "timm vit_small_patch16_224", 224, partial(timm_features, "vit_small_patch16_224")
     for name, size in (
         ("vit_b_16", 224),
         ("convnext_tiny", 64),
@@ -58,27 +51,7 @@ def networks() -> Iterator[tuple[str, int, Build]]:
         ("densenet121", 64),
     ):
         yield f"torchvision {name}", size, partial(backbones.torchvision_model, name)
-    yield "nn.TransformerEncoder", 32, lambda: (Encoder(), None)
-
-
-class Learner:
-    """One task's training, a step at a time; ``state`` is what a checkpoint holds of it."""
-
-    def __init__(self, model: MaskedModel, task: int) -> None:
-        self.model, self.task = model, task
-        self.optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-3)
-        self.protected = ProtectedWeights(model)
-
-    def step(self, x: Tensor, y: Tensor, progress: float) -> None:
-        self.model.train()
-        self.model.anneal(progress)
-        self.optimizer.zero_grad()
-        nn.functional.cross_entropy(self.model(x, self.task), y).backward()
-        with self.protected:
-            self.optimizer.step()
-
-    def state(self) -> tuple[dict, dict, Tensor]:
-        return copy.deepcopy((self.model.state_dict(), self.optimizer.state_dict(), torch.get_rng_state()))
+    yield "nn.TransformerEncoder", 32, lambda: (Encoder(96, 128, 4, 256, 2), None)
 
 
 def answers(model: MaskedModel, x: Tensor, task: int = 0) -> Tensor:

@@ -5,14 +5,13 @@ Shapes: x [batch, ...]; features [batch, d]; logits [batch, classes of the task]
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from ..errors import InputError
+from ..errors import InputError, refuse_unknown
 from .caches import Caches
 from .cut import subnetwork
 from .edges import EDGES, Edges
@@ -50,8 +49,8 @@ class MaskedModel(TaskLife):
         fresh: int = 0,
         attention: str = "rows",
     ) -> None:
-        _refuse_unknown("edges", edges, EDGES)
-        _refuse_unknown("attention", attention, ATTENTION)
+        refuse_unknown("edges", edges, EDGES)
+        refuse_unknown("attention", attention, ATTENTION)
         if attention == "heads" and edges != "none":
             raise InputError(
                 f"attention is 'heads', but edges '{edges}' choose weight by weight: leave one out"
@@ -227,11 +226,6 @@ class MaskedModel(TaskLife):
         if ids is not None:
             make_room(self, state_dict, prefix, [int(task) for task in ids])
         super()._load_from_state_dict(state_dict, prefix, *args)
-
-
-def _refuse_unknown(name: str, value: str, known: Sequence[str]) -> None:
-    if value not in known:
-        raise InputError(f"{name} is '{value}': choose one of {', '.join(known)}")
 
 
 def _refuse_pretrained(edges: str, pretrained: bool, fresh: int) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch.optim import Optimizer
 
-from ..errors import InputError
+from ..errors import InputError, refuse_unknown
 from ..presets import PRESETS
 from ..transfer import ACCEPTANCE, MECHANISMS
 from .loading import refuse_below
@@ -19,13 +19,6 @@ FIRST_EDGES = ("drawn", "balanced")
 CACHES = (True, False, "always")
 PRECISIONS = ("float32", "bfloat16")
 PRESET_ARGUMENTS = ("train_epochs", "selection", "schedule", "replay", "transfer")
-
-
-def refuse_unknown(name: str, value: object, known: tuple[object, ...]) -> None:
-    """Raise InputError where ``value`` is none of ``known``."""
-    if value not in known:
-        shown = f"'{value}'" if isinstance(value, str) else repr(value)
-        raise InputError(f"{name} is {shown}: choose one of {', '.join(map(str, known))}")
 
 
 @dataclass(frozen=True)

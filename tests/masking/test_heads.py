@@ -7,6 +7,7 @@ import torch
 import yaml
 from torch import Tensor, nn
 
+from benchmarks.census.outputs import Encoder
 from dsn import InputError, MaskedModel, backbones, mask_neurons
 from dsn.cli.main import main
 from dsn.experiment.result.files import load_model
@@ -17,20 +18,12 @@ from tests.nets import learn, logits, same
 SHAPE, HEADS, SIZE = torch.Size([3, 16, 16]), 3, 4
 
 
-class Encoder(nn.Module):
-    """Rows of an image through torch's own transformer layer."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.embed = nn.Linear(48, HEADS * SIZE)
-        self.layer = nn.TransformerEncoderLayer(HEADS * SIZE, HEADS, 16, batch_first=True, norm_first=True)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.layer(self.embed(x.transpose(1, 2).flatten(2))).mean(1)
+def encoder() -> nn.Module:
+    return Encoder(48, HEADS * SIZE, HEADS, 16, 1)
 
 
 NETS: dict[str, Callable[[], nn.Module]] = {
-    "in three layers": Encoder,
+    "in three layers": encoder,
     "in one layer": lambda: backbones.vit(3, 16, dim=HEADS * SIZE, depth=1, heads=HEADS),
 }
 
@@ -89,7 +82,7 @@ def test_soft_gates_of_a_head_are_one_number_and_learn_from_all_its_rows() -> No
     model.add_task(2)
     model.train().anneal(0.0)
     model(x, 0).square().sum().backward()
-    q, k = (model.gates_by_path[f"layer.self_attn.{name}"] for name in ("q_proj", "k_proj"))
+    q, k = (model.gates_by_path[f"layers.layers.0.self_attn.{name}"] for name in ("q_proj", "k_proj"))
     for gate in (q, k):
         values = gate.values.view(HEADS, SIZE)
         assert torch.equal(values, values[:, :1].expand_as(values))
@@ -111,9 +104,9 @@ def test_a_state_goes_on_amid_a_task() -> None:
     ("net", "options", "said"),
     [
         (lambda: backbones.small_cnn(3, 16), {}, "no module of the backbone has num_heads"),
-        (Encoder, {"edges": "own_and_read"}, "weight by weight"),
-        (Encoder, {"pretrained": True}, "all heads of a pretrained backbone are open"),
-        (Encoder, {"attention": "head"}, "choose one of rows, heads"),
+        (encoder, {"edges": "own_and_read"}, "weight by weight"),
+        (encoder, {"pretrained": True}, "all heads of a pretrained backbone are open"),
+        (encoder, {"attention": "head"}, "choose one of rows, heads"),
     ],
 )
 def test_what_heads_do_not_go_with(net: Callable[[], nn.Module], options: dict, said: str) -> None:

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torchvision.models import ConvNeXt, DenseNet, EfficientNet
 from torchvision.models.convnext import CNBlockConfig
 from torchvision.models.efficientnet import MBConvConfig
 
+from benchmarks.census.outputs import Encoder
 from dsn import MaskedModel, backbones, mask_neurons
 from dsn.experiment.result.subnetwork_files import reader, save_onnx, save_torchscript
 from dsn.masking.state.fingerprint import Fingerprints
@@ -19,19 +20,6 @@ from tests.nets import learn, logits, same
 
 SHAPE = torch.Size([3, 16, 16])
 HAS_ONNX = all(importlib.util.find_spec(name) for name in ("onnx", "onnxscript", "onnxruntime"))
-
-
-class Encoder(nn.Module):
-    """Rows of an image through a transformer layer."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.embed = nn.Linear(48, 12)
-        layer = nn.TransformerEncoderLayer(12, 2, 16, batch_first=True, norm_first=True)
-        self.layers = nn.TransformerEncoder(layer, 1, enable_nested_tensor=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.layers(self.embed(x.transpose(1, 2).flatten(2))).mean(1)
 
 
 def headless(build: Callable[[], nn.Module]) -> nn.Module:
@@ -58,7 +46,7 @@ NETS: dict[str, Callable[[], nn.Module]] = {
     "convnext": lambda: headless(lambda: ConvNeXt([CNBlockConfig(8, 12, 1), CNBlockConfig(12, None, 1)])),
     "densenet": lambda: headless(lambda: DenseNet(8, (2, 2), 16, bn_size=2)),
     "efficientnet": lambda: headless(efficientnet),
-    "encoder": Encoder,
+    "encoder": lambda: Encoder(48, 12, 2, 16, 1),
 }
 
 

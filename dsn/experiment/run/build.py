@@ -1,6 +1,6 @@
 """From config blocks to a strategy: this file alone unpacks a config into flat keyword arguments."""
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 import torch
@@ -58,8 +58,8 @@ def build_dsn(
     """A fresh masked model and DSN on it, for a stream of ``tasks`` tasks."""
     train, transfer = config.train, config.transfer
     model = build_model(config, sample_shape)
-    of_model = ("edges", "fresh", "attention", "initial")
-    chosen = {name: value for name, value in config.selection if name not in of_model}
+    of_strategy = {field.name for field in fields(Selection)} - {"initial"}
+    chosen = {name: value for name, value in config.selection if name in of_strategy}
     if chosen["planned_tasks"] == "stream":
         chosen["planned_tasks"] = tasks
     wanted = {"tasks": transfer.tasks, "forward": transfer.forward} if can_transfer(config) else NO_TRANSFER

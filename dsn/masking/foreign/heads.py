@@ -29,17 +29,16 @@ def select_heads(model: Structure) -> None:
         raise InputError(
             "attention is 'heads', but all heads of a pretrained backbone are open: leave it out"
         )
-    found = [
-        gates for path, module in model.backbone.named_modules() if (gates := _tied(model, path, module))
-    ]
-    if not found:
+    tied = [_tie(model, path, module) for path, module in model.backbone.named_modules()]
+    if not any(tied):
         raise InputError(
             "attention is 'heads', but no module of the backbone has num_heads, head_dim and layers qkv, or "
             "q, k and v of that size: leave it out, and rows are selected one by one"
         )
 
 
-def _tied(model: Structure, path: str, module: nn.Module) -> bool:
+def _tie(model: Structure, path: str, module: nn.Module) -> bool:
+    """Whether ``module`` is such an attention; its gates are tied then."""
     count, size = getattr(module, "num_heads", None), getattr(module, "head_dim", None)
     if not isinstance(count, int) or not isinstance(size, int):
         return False
