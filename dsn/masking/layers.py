@@ -17,6 +17,7 @@ from torch.nn.utils import parametrize
 from ..errors import InputError
 from .kinds import Maskable, is_layer, is_norm, layer_kind, norm_kind
 from .passes import alone
+from .records import in_use
 
 
 @dataclass
@@ -54,7 +55,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
         if model in _EVALUATING and not model.training:  # within such a block: nothing to walk over
             yield
             return
-        training = [module for module in model.modules() if module.training]
+        training = [module for _, module in in_use(model) if module.training]
         if training:
             model.eval()
         _EVALUATING.add(model)

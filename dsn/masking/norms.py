@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from .kinds import norm_kind
+from .records import OfTasks
 
 
 class TaskNorm(nn.Module):
@@ -21,25 +22,20 @@ class TaskNorm(nn.Module):
         super().__init__()
         self.training = original.training  # of the wrapped model: unmask() puts it back
         self.original = original.requires_grad_(False).eval()
-        self.tasks = nn.ModuleDict()
+        self.tasks = OfTasks()
         self.task: int | None = None
-        self.frozen: set[int] = set()
 
     def freeze(self, task: int) -> None:
         """End all change of the copy of ``task``."""
-        self.frozen.add(task)
-        self.of(task).requires_grad_(False).eval()
+        self.tasks.close(str(task))
 
     def thaw(self, task: int) -> None:
         """Undo :meth:`freeze`."""
-        self.frozen.discard(task)
-        self.of(task).requires_grad_(True).train(self.training)
+        self.tasks.reopen(str(task))
 
     def train(self, mode: bool = True) -> "TaskNorm":
         super().train(mode)
         self.original.eval()
-        for task in self.frozen:
-            self.of(task).eval()
         return self
 
     @property
@@ -55,7 +51,6 @@ class TaskNorm(nn.Module):
         """Undo :meth:`add_task`, if it was called."""
         if str(task) in self.tasks:
             del self.tasks[str(task)]
-        self.frozen.discard(task)
         self.task = None
 
     def of(self, task: int | None) -> nn.Module:

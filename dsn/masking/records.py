@@ -1,6 +1,6 @@
 """What a task keeps beside its mask: numbers about it, and what it has been given by later tasks."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,13 +25,91 @@ class Follower:
         return self.norm or self.path
 
 
-class TaskRecord(nn.Module):
-    """Named tensors of one task, part of the model's state: activation statistics, accuracies and such."""
+class Closed:
+    """A destination of ``state_dict`` that takes no tensors of what is closed, but the module itself."""
+
+    def leave(self, module: nn.Module, prefix: str) -> None:
+        """Of ``module``, all names in the state begin with ``prefix``."""
+        raise NotImplementedError
+
+
+class OfTasks(nn.ModuleDict):
+    """One module a task, by its number: heads, records, laterals, copies of a norm.
+
+    Those that are closed have done with training: they stay in evaluation mode, whatever the mode of the
+    model, so that a change of mode, a copy or an optimizer need not go through all tasks; see :func:`in_use`.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._open: set[str] = set()
+
+    def __setitem__(self, task: str, module: nn.Module) -> None:
+        super().__setitem__(task, module)
+        self._open.add(task)
+
+    def __delitem__(self, task: str) -> None:
+        super().__delitem__(task)
+        self._open.discard(task)
+
+    def close(self, task: str) -> None:
+        """End the training of what ``task`` has, if it is there."""
+        if task in self:
+            self[task].requires_grad_(False).eval()
+            self._open.discard(task)
+
+    def reopen(self, task: str) -> None:
+        """Undo :meth:`close`."""
+        self[task].requires_grad_(True).train(self.training)
+        self._open.add(task)
+
+    def is_open(self, task: str) -> bool:
+        """Whether what ``task`` has may still be trained."""
+        return task in self._open
+
+    def open_children(self) -> list[tuple[str, nn.Module]]:
+        """Task and module of what is open."""
+        return [(task, self[task]) for task in self._open]
+
+    def train(self, mode: bool = True) -> "OfTasks":
+        self.training = mode
+        for _, module in self.open_children():
+            module.train(mode)
+        return self
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """As ever; a :class:`Closed` destination gets what is closed as modules."""
+        destination = kwargs.get("destination")
+        if not isinstance(destination, Closed):
+            return super().state_dict(*args, **kwargs)
+        for task, module in self.items():
+            prefix = f"{kwargs.get('prefix', '')}{task}."
+            if self.is_open(task):
+                module.state_dict(**{**kwargs, "prefix": prefix})
+            else:
+                destination.leave(module, prefix)
+        return destination
+
+
+def in_use(module: nn.Module, name: str = "") -> Iterator[tuple[str, nn.Module]]:
+    """``module`` and its submodules, with their names, but for those of tasks that are closed."""
+    yield name, module
+    children = module.open_children() if isinstance(module, OfTasks) else module.named_children()
+    for own, child in children:
+        yield from in_use(child, f"{name}.{own}" if name else own)
+
+
+class Replaced(nn.Module):
+    """A module whose tensors, buffers all of them, are replaced by others and never written."""
 
     def put(self, name: str, value: Tensor) -> None:
         """Keep ``value`` under ``name``; what stood there is replaced."""
         self._buffers.pop(name, None)
         self.register_buffer(name, value.detach().clone())
+
+
+class TaskRecord(Replaced):
+    """Named tensors of one task, part of the model's state: activation statistics, accuracies and such."""
 
     def get(self, name: str) -> Tensor | None:
         """The tensor kept under ``name``, or None."""
@@ -58,7 +136,7 @@ def pool(logits: Tensor, read: Tensor, mixture: Tensor) -> Tensor:
     return torch.logaddexp(logits.log_softmax(1), opinion.log())
 
 
-class Lateral(nn.Module):
+class Lateral(Replaced):
     """What a task reads from a subnetwork: columns of its head on the features f_t [batch, d] of task t.
 
     z [batch, C], the logits of the task so far; read = V f_t(x) + c.

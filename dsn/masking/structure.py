@@ -20,7 +20,7 @@ from .layers import Site
 from .map import NetworkMap, Size
 from .norms import TaskNorm
 from .passes import PassLock
-from .records import Follower, TaskRecord
+from .records import Follower, OfTasks, TaskRecord
 
 
 class Structure(nn.Module):
@@ -37,9 +37,7 @@ class Structure(nn.Module):
         self.followers: list[Follower] = []
         self.caches: Caches | None = None  # where the backbone has any
         self._place_masks(sites)
-        self.heads = nn.ModuleDict()
-        self.records = nn.ModuleDict()
-        self.laterals = nn.ModuleDict()
+        self.heads, self.records, self.laterals = OfTasks(), OfTasks(), OfTasks()
         self.register_buffer("task_ids", torch.zeros(0, dtype=torch.long))
         self.tasks: list[int] = []
         self.scale, self.s_max = 1.0, 400.0
@@ -132,6 +130,14 @@ class Structure(nn.Module):
     def dtype(self) -> torch.dtype:
         """The floating-point type of the backbone's weights."""
         return next(self.backbone.parameters()).dtype
+
+    def to(self, *args: Any, **kwargs: Any) -> Any:
+        """As ever; on the device of the backbone all else is, too: there nothing is walked through."""
+        device_alone = len(args) == 1 and not kwargs and isinstance(args[0], (str, torch.device))
+        # an empty tensor knows which one "cuda" is
+        if device_alone and torch.empty(0, device=args[0]).device == self.device:
+            return self
+        return super().to(*args, **kwargs)
 
     def _register_hooks(self) -> list[Any]:
         # layers whose gates multiply their weights in training: those on maps or tokens that no norm follows

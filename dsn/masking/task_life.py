@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from ..errors import InputError
 from .computes import Computes
 from .kinds import layer_kind
-from .norms import TaskNorm
 from .plan import fresh_neurons, owned_neurons
 from .reach import needed_inputs
 from .records import TaskRecord
@@ -167,10 +166,9 @@ class TaskLife(Computes):
         if self.edges is not None:
             named |= {f"scores {n}": score for n, score in enumerate(self.scores())}
             named |= {f"its own {n}": own for n, own in enumerate(self.edges.own_parameters(task))}
-        for path, norm in self.backbone.named_modules():
-            if isinstance(norm, TaskNorm):
-                own = norm.of(task)
-                named |= {f"'{path}.{n}'": t for n, t in [*own.named_parameters(), *own.named_buffers()]}
+        for path, norm in self.norms_by_path.items():
+            own = norm.of(task)
+            named |= {f"'{path}.{n}'": t for n, t in [*own.named_parameters(), *own.named_buffers()]}
         finite = torch.stack([is_small(tensor) for tensor in named.values()])
         return None if bool(finite.all()) else list(named)[int(finite.int().argmin())]
 
@@ -245,6 +243,8 @@ class TaskLife(Computes):
         """:meth:`freeze`, whatever the values are."""
         for norm in self.norms():
             norm.freeze(task)
+        for owned in (self.heads, self.records, self.laterals):
+            owned.close(str(task))
         for parameter in self.own_parameters(task):
             parameter.requires_grad_(False)
             parameter.grad = None
@@ -259,6 +259,8 @@ class TaskLife(Computes):
             raise InputError(f"task {task} cannot be trained again: task {self.tasks[-1]} came after it")
         for norm in self.norms():
             norm.thaw(task)
+        for owned in (self.heads, self.records, self.laterals):
+            owned.reopen(str(task))
         for parameter in self.own_parameters(task):
             parameter.requires_grad_(True)
 

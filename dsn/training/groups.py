@@ -10,6 +10,8 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
+from ..masking.records import in_use
+
 Options = list[dict[str, Any]]
 
 
@@ -43,7 +45,11 @@ class ParameterGroups:
 
     def fill(self, parameters: Iterable[nn.Parameter]) -> None:
         """Empty the optimizer and fill its groups with ``parameters``."""
-        names = {id(parameter): name for name, parameter in self._model.named_parameters()}
+        names = {
+            id(parameter): f"{path}.{name}"
+            for path, module in in_use(self._model)
+            for name, parameter in module.named_parameters(recurse=False)
+        }
         groups = self._optimizer.param_groups
         self._optimizer.state.clear()
         for group in groups:

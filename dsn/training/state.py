@@ -15,6 +15,7 @@ from torch import Tensor
 from ..errors import InputError
 from ..masking import MaskedModel, ProtectedWeights
 from ..masking.state.fit import refuse_unfit
+from ..masking.state.snapshot import StateCopies, on_cpu
 from ..storage import Tree, first_difference, plain_values, read_tree, write_tree
 from ..transfer import ForwardOutcome, TransferOutcome
 from .losses import Losses
@@ -50,6 +51,8 @@ class Resumable(TaskByTask):
     forward_transfers: list[ForwardOutcome]
     _scheduler: Scheduler
 
+    _copies: StateCopies
+
     phase: int | None = None
     """of the task being learnt, see ``END``; None between tasks"""
     resumed: "Resumed | None" = None
@@ -79,11 +82,12 @@ class Resumable(TaskByTask):
         }
 
     def take_state(self) -> dict[str, Tree]:
-        """Everything that training goes on from, while the strategy is at rest."""
+        """Everything that training goes on from, while the strategy is at rest; not to be written into."""
         self._refuse_bad_loss()
         return {
             "settings": settings(self),
-            **self._take_outcome(),
+            # training itself changes nothing of earlier tasks, and they were copied when it began
+            **self._take_outcome(closed_stay=self.phase == END),
             "clock": {name: getattr(self.clock, name) for name in CLOCK},
             "within": None if self.phase is None else _take_task(self),
         }
@@ -113,11 +117,11 @@ class Resumable(TaskByTask):
         if self.resumed is None:
             put_random_states(state["random"], self.device)
 
-    def _take_outcome(self) -> dict[str, Tree]:
+    def _take_outcome(self, *, closed_stay: bool = False) -> dict[str, Tree]:
         return {
-            "model": copied(self.model.state_dict()),
-            "transfers": [dict(vars(outcome)) for outcome in self.transfers],
-            "forward_transfers": [dict(vars(outcome)) for outcome in self.forward_transfers],
+            "model": self._copies.of(self.model, closed_stay=closed_stay),
+            "transfers": [vars(outcome) for outcome in self.transfers],
+            "forward_transfers": [vars(outcome) for outcome in self.forward_transfers],
             "random": take_random_states(self.device),
         }
 
@@ -283,7 +287,7 @@ def put_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) ->
 def copied(tree: Tree) -> Tree:
     """The tree with every tensor copied to the CPU, so that it stays as it is while training goes on."""
     if isinstance(tree, Tensor):
-        return tree.detach().to("cpu", copy=True)
+        return on_cpu(tree)
     if isinstance(tree, Mapping):
         return {key: copied(value) for key, value in tree.items()}
     if isinstance(tree, (list, tuple)):

@@ -18,6 +18,7 @@ from ..errors import InputError
 from ..evaluation.experiences import task_label
 from ..masking import MaskedModel, ProtectedWeights, grow, sparsity
 from ..masking.initial import start_task
+from ..masking.state.snapshot import StateCopies
 from ..topology.first_edges import balance_first_edges
 from ..transfer import ForwardOutcome, TransferOutcome
 from .groups import Undecayed
@@ -28,9 +29,8 @@ from .losses import Losses
 from .refusals import refuse_other_tasks, refuse_settings, say_no_transfer
 from .samples import task_labels
 from .settings import Compute, Schedule, Selection, Transfer
-from .state import END, Resumable, copied
+from .state import END, Resumable
 from .task_end import end_task
-from .tasks import moved
 
 
 class DSN(Resumable, Judging, IterationHooks):
@@ -101,6 +101,7 @@ class DSN(Resumable, Judging, IterationHooks):
         self.selection, self.transfer, self.compute = selection, transfer, compute
         self.replay = {"images": 200, **(replay or {})}
         self.seed = seed
+        self._copies = StateCopies()
         self.transfers: list[TransferOutcome] = []
         self.forward_transfers: list[ForwardOutcome] = []
         self.cache, self.cache_bytes = compute.cache, compute.cache_bytes
@@ -122,7 +123,7 @@ class DSN(Resumable, Judging, IterationHooks):
         refuse_other_tasks(task, task_labels(self.adapted_dataset))
         if selection.growth:
             grow(self.model, by=selection.growth)
-        self._begin(task, copied(self.model.state_dict()))
+        self._begin(task, self._copies.of(self.model))
         self.model.add_task(self.count_classes(), task, **selection.of_task)
         self._to_device()
         self.protected = ProtectedWeights(self.model)
@@ -132,7 +133,7 @@ class DSN(Resumable, Judging, IterationHooks):
         self.make_optimizer()
 
     def _to_device(self) -> None:
-        moved(self.model, self.device)
+        self.model.to(self.device)
         if self.channels_last:
             self.model.to(memory_format=torch.channels_last)
 

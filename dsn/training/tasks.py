@@ -1,17 +1,17 @@
 """A stream's tasks one after the other: what every strategy here does around the epochs of a task."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ..errors import InputError
 from ..evaluation.experiences import name_of, task_label
-from ..masking import MaskedModel
+from ..masking.records import in_use
 from .groups import Options, ParameterGroups, options_of
 from .loading import refuse_below
 from .losses import Losses
@@ -59,6 +59,7 @@ class TaskByTask(Phases):
             task learnt before; a loss that is not finite (names task, epoch and iteration).
     """
 
+    model: Any
     mixes_tasks = False
     """whether a batch holds samples of several tasks"""
 
@@ -139,20 +140,29 @@ class TaskByTask(Phases):
         self._there = None
         return super().eval(exp_list, **kwargs)
 
+    def _save_train_state(self) -> Any:
+        """Avalanche's; modes are kept without a walk through all that closed tasks have."""
+        modes = [(module, module.training) for _, module in in_use(self.model)]
+        with self._model_aside():
+            return {**super()._save_train_state(), "modes": modes}
+
+    def _load_train_state(self, prev_state: Any) -> None:
+        with self._model_aside():
+            super()._load_train_state(prev_state)
+        for module, mode in prev_state["modes"]:
+            module.training = mode
+
+    @contextmanager
+    def _model_aside(self) -> Iterator[None]:
+        model, self.model = self.model, nn.Identity()
+        try:
+            yield
+        finally:
+            self.model = model
+
     def model_adaptation(self, model: nn.Module | None = None) -> nn.Module:
         """The model as it is: tasks are added in training alone, so evaluating has no side effects."""
         model = self.model if model is None else model
         if self._there is not model:
-            self._there = moved(model, self.device)
+            self._there = model.to(self.device)
         return self._there
-
-
-def moved(model: nn.Module, device: torch.device) -> nn.Module:
-    """``model`` on ``device``.
-
-    Moving walks through all that every task has. A masked model makes each task's where its backbone is, so
-    it need not be walked through again.
-    """
-    if isinstance(model, MaskedModel) and model.device == device:
-        return model
-    return model.to(device)

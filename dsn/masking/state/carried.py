@@ -11,13 +11,15 @@ import hashlib
 from typing import cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ...storage import add_tensor
+from ..computes import Computes
 from ..layers import evaluating
 from ..protection import protected_places
 from ..records import Lateral
 from .fingerprint import Fingerprint, Fingerprints, whole_hash
+from .snapshot import Snapshot
 
 
 class CarriedFingerprints(Fingerprints):
@@ -25,12 +27,17 @@ class CarriedFingerprints(Fingerprints):
 
     _known: dict[int, tuple[tuple[str, ...], Fingerprint]] | None = None
     _union: tuple[dict[str, torch.Size], dict[str, Tensor], str] | None = None
+    _masks: tuple[list[int], list[Tensor]] | None = None
+
+    def __init__(self, model: Computes) -> None:
+        super().__init__(model)
+        self._hashed: dict[int, tuple[Snapshot, str]] = {}
 
     def of(self, *tasks: int) -> list[Fingerprint]:
         """The fingerprints of ``tasks`` as they are now."""
         with evaluating(self.model):
             known = self._known if self._known is not None and self._is_as_it_was() else {}
-            parts = {task: self._parts(task) for task in self.model.committed}
+            parts = self._all_parts()
             found = {}
             for task in tasks:
                 own = (parts[task], *(parts[source] for source in self._sources(task)))
@@ -67,6 +74,37 @@ class CarriedFingerprints(Fingerprints):
         for name, place in places.items():
             add_tensor(digest, shared[name][place])
         return digest.hexdigest()
+
+    def _all_parts(self) -> dict[int, str]:
+        """A hash of what belongs to each committed task alone."""
+        before = self._hashed if self._masks_are_as_they_were() else {}
+        self._hashed = {}
+        for task in self.model.committed:
+            own, known = self._own(task), before.get(task)
+            if known is None or not known[0].holds(*own):
+                known = Snapshot(*own), self._parts(task)
+            self._hashed[task] = known
+        return {task: parts for task, (_, parts) in self._hashed.items()}
+
+    def _masks_are_as_they_were(self) -> bool:
+        """Whether the tasks of the last call are the first ones still, with the masks that they had."""
+        model, before = self.model, self._masks
+        now = [gate.masks for gate in model.gates_by_path.values()]
+        self._masks = model.committed, [masks.clone() for masks in now]
+        if before is None or model.committed[: len(before[0])] != before[0]:
+            return False
+        return all(masks[: len(old)].equal(old) for masks, old in zip(now, before[1], strict=True))
+
+    def _own(self, task: int) -> tuple[list[nn.Module], list[Tensor]]:
+        """All that ``task`` alone has, but for its masks: modules, and tensors beside them."""
+        model, tensors = self.model, list[Tensor]()
+        modules = [model.heads[str(task)], model.lateral_heads(task), *(n.of(task) for n in model.norms())]
+        if model.edges is not None:
+            for _, edges in model.edges.by_path():
+                tensors += edges.of(task)
+                if (bits := edges.bits.get(str(task))) is not None:
+                    tensors.append(bits)
+        return modules, tensors
 
     def _parts(self, task: int) -> str:
         """A hash of what belongs to ``task`` alone."""

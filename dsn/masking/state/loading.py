@@ -8,8 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..growth import adopt_widths
-from ..norms import TaskNorm
-from ..records import Lateral, TaskRecord
+from ..records import Lateral, OfTasks, TaskRecord
 from ..task_life import TaskLife
 
 
@@ -21,9 +20,9 @@ def make_room(model: TaskLife, state_dict: Mapping[str, Tensor], prefix: str, ta
     model.task_ids = torch.tensor(tasks, device=model.device, dtype=torch.long)
     for path, gate in model.gates_by_path.items():
         gate.take_structure(state_dict, f"{prefix}gates.{path.replace('.', '/')}.")
-    model.heads, model.records, model.laterals = nn.ModuleDict(), nn.ModuleDict(), nn.ModuleDict()
+    model.heads, model.records, model.laterals = OfTasks(), OfTasks(), OfTasks()
     for norm in model.norms():
-        norm.tasks, norm.frozen = nn.ModuleDict(), set()
+        norm.tasks = OfTasks()
     for task in tasks:
         record = model.records[str(task)] = TaskRecord()
         record.take_structure(state_dict, f"{prefix}records.{task}.")
@@ -37,7 +36,7 @@ def make_room(model: TaskLife, state_dict: Mapping[str, Tensor], prefix: str, ta
             model.heads[str(task)] = nn.Linear(size, classes, device=model.device, dtype=model.dtype)
     if model.edges is not None:
         model.edges.take_structure(model, state_dict, f"{prefix}edges.")
-    for path, norm in ((path, m) for path, m in model.backbone.named_modules() if isinstance(m, TaskNorm)):
+    for path, norm in model.norms_by_path.items():
         for task in tasks:
             norm.take_structure(task, state_dict, f"{prefix}backbone.{path}.")
     for task in model.committed:

@@ -1,0 +1,96 @@
+"""What nobody has written since is not read again: copies of a state cost little, however many the tasks."""
+
+from __future__ import annotations
+
+import operator
+from collections import OrderedDict
+from collections.abc import Sequence
+from itertools import chain
+
+from torch import Tensor, nn
+
+from ..records import Closed, Replaced
+
+_INSIDE, _BUFFERS = (
+    operator.attrgetter("_parameters", "_buffers", "_modules"),
+    operator.attrgetter("_buffers"),
+)
+
+
+class Snapshot:
+    """What tensors modules have and how often each was written, to ask later whether that is still so.
+
+    Operations in place count, other tensors and another storage. Writes through ``tensor.data`` do not, nor
+    does what happens outside of torch; tensors made in inference mode count nothing, so they never stay. In
+    ``Replaced`` modules nothing is written, so the tensors themselves tell.
+    """
+
+    def __init__(self, modules: Sequence[nn.Module], tensors: Sequence[Tensor] = ()) -> None:
+        self._modules, self._loose = list(modules), list(tensors)
+        parts = [part for module in modules for part in module.modules()]
+        self._replaced = [part for part in parts if isinstance(part, Replaced)]
+        self._written = [part for part in parts if not isinstance(part, Replaced)]
+        self._there = self._look()
+        self._parameters = [p for part in self._written for p in part.parameters(recurse=False)]
+        buffers = [buffer for part in self._written for buffer in part.buffers(recurse=False)]
+        self._tensors = [*self._parameters, *buffers, *tensors]
+        countable = not any(tensor.is_inference() for tensor in self._tensors)
+        self._writes = self._count() if countable else None
+
+    def holds(self, modules: Sequence[nn.Module], tensors: Sequence[Tensor] = ()) -> bool:
+        """Whether it is of these modules and tensors, and nothing in them was replaced or written since."""
+        if self._writes is None or not _same(modules, self._modules) or not _same(tensors, self._loose):
+            return False
+        return _same(self._look(), self._there) and self._count() == self._writes
+
+    def _look(self) -> list[object]:
+        """Parameters, buffers and children; torch may give a module another dict of them."""
+        inside = chain(chain.from_iterable(map(_INSIDE, self._written)), map(_BUFFERS, self._replaced))
+        return list(chain.from_iterable(map(dict.values, inside)))
+
+    def _count(self) -> list[int]:
+        """Writes, and where parameters are: those that move stay the same tensors."""
+        return [t._version for t in self._tensors] + [p.data_ptr() for p in self._parameters]
+
+
+def _same(one: Sequence[object], other: Sequence[object]) -> bool:
+    return len(one) == len(other) and all(map(operator.is_, one, other))
+
+
+class StateCopies:
+    """Copies of a model's state on the CPU; what closed tasks have is copied anew where it was written."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, tuple[Snapshot, dict[str, Tensor]]] = {}
+
+    def of(self, model: nn.Module, *, closed_stay: bool = False) -> dict[str, Tensor]:
+        """``model.state_dict()`` as it is now, copied. A copy of what stays is given out again: nobody may
+        write into it. ``closed_stay``: what was closed at the last call is known to be what it was."""
+        taken = _Taken()
+        model.state_dict(destination=taken)
+        state = {name: on_cpu(tensor) for name, tensor in taken.items()}
+        before, self._known = self._known, {}
+        for prefix, module in taken.modules.items():
+            known = before.get(prefix)
+            if known is None or not (closed_stay or known[0].holds([module])):
+                copies = {n: on_cpu(t) for n, t in module.state_dict(prefix=prefix).items()}
+                known = Snapshot([module]), copies
+            self._known[prefix] = known
+            state.update(known[1])
+        return state
+
+
+class _Taken(OrderedDict[str, Tensor], Closed):
+    """A state without what is closed, which stands beside it by its prefix."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.modules: dict[str, nn.Module] = {}
+
+    def leave(self, module: nn.Module, prefix: str) -> None:
+        self.modules[prefix] = module
+
+
+def on_cpu(tensor: Tensor) -> Tensor:
+    """A copy on the CPU that stays as it is while training goes on."""
+    return tensor.detach().to("cpu", copy=True)
