@@ -26,13 +26,14 @@ def as_matrix(values: Accuracies) -> Matrix:
     matrix = np.array(values, dtype=np.float64)
     if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or matrix.size == 0:
         raise InputError(f"accuracy matrix: shape {list(matrix.shape)}, must be tasks x tasks")
-    outside = np.argwhere((matrix < 0) | (matrix > 1) | np.isinf(matrix))
-    if len(outside):
-        i, k = (int(index) for index in outside[0])
+    missing = np.isnan(matrix)
+    outside = ~(missing | ((matrix >= 0) & (matrix <= 1)))
+    if outside.any():
+        i, k = (int(index) for index in np.argwhere(outside)[0])
         raise InputError(f"accuracy matrix: row {i}, column {k} is {matrix[i, k]:g}, must lie in [0, 1]")
-    missing = np.argwhere(np.isnan(np.where(np.tri(len(matrix)) == 1, matrix, 0)))
-    if len(missing):
-        i, k = (int(index) for index in missing[0])
+    missing = np.tril(missing)
+    if missing.any():
+        i, k = (int(index) for index in np.argwhere(missing)[0])
         raise InputError(
             f"accuracy matrix: row {i}, column {k} is missing; "
             f"evaluate every task learnt so far (0 to {i}) after task {i}"
@@ -52,24 +53,38 @@ def as_reference(values: ArrayLike, tasks: int, name: str) -> Matrix:
 
 def acc(matrix: Accuracies) -> float:
     """Mean accuracy at the end: mean over k of R[T-1, k]."""
-    return float(as_matrix(matrix)[-1].mean())
+    return _acc(as_matrix(matrix))
+
+
+def _acc(r: Matrix) -> float:
+    return float(r[-1].mean())
 
 
 def learning_accuracy(matrix: Accuracies) -> float:
     """Mean accuracy of a task right after it was learnt: mean over k of R[k, k]."""
-    return float(np.diag(as_matrix(matrix)).mean())
+    return _learning_accuracy(as_matrix(matrix))
+
+
+def _learning_accuracy(r: Matrix) -> float:
+    return float(np.diag(r).mean())
 
 
 def bwt(matrix: Accuracies) -> float | None:
     """Backward transfer: mean over k < T-1 of R[T-1, k] - R[k, k]. None for a single task."""
-    r = as_matrix(matrix)
+    return _bwt(as_matrix(matrix))
+
+
+def _bwt(r: Matrix) -> float | None:
     return _mean(r[-1, :-1] - np.diag(r)[:-1])
 
 
 def forgetting(matrix: Accuracies) -> float | None:
     """Mean over k < T-1 of max over k <= i <= T-1 of R[i, k] - R[T-1, k]. Never negative. None if T = 1."""
-    r = as_matrix(matrix)
-    best = np.where(np.tri(len(r)) == 1, r, 0.0).max(axis=0)
+    return _forgetting(as_matrix(matrix))
+
+
+def _forgetting(r: Matrix) -> float | None:
+    best = np.where(np.tri(len(r), dtype=bool), r, 0.0).max(axis=0)
     return _mean((best - r[-1])[:-1])
 
 
@@ -79,7 +94,10 @@ def fwt_random(matrix: Accuracies, random: ArrayLike) -> float | None:
     ``random[k]`` is the accuracy on task k of the same network, randomly initialised. None when T = 1 or
     when the diagonal above the main one was not evaluated.
     """
-    r = as_matrix(matrix)
+    return _fwt_random(as_matrix(matrix), random)
+
+
+def _fwt_random(r: Matrix, random: ArrayLike) -> float | None:
     return _mean(np.diag(r, k=1) - as_reference(random, len(r), "random")[1:])
 
 
@@ -88,13 +106,19 @@ def fwt_independent(matrix: Accuracies, independent: ArrayLike) -> float | None:
 
     ``independent[k]`` is the accuracy of a network trained on task k alone. None when T = 1.
     """
-    r = as_matrix(matrix)
+    return _fwt_independent(as_matrix(matrix), independent)
+
+
+def _fwt_independent(r: Matrix, independent: ArrayLike) -> float | None:
     return _mean((np.diag(r) - as_reference(independent, len(r), "independent"))[1:])
 
 
 def trans(matrix: Accuracies, independent: ArrayLike) -> float:
     """Transfer in both directions: mean over k of R[T-1, k] - independent[k]."""
-    r = as_matrix(matrix)
+    return _trans(as_matrix(matrix), independent)
+
+
+def _trans(r: Matrix, independent: ArrayLike) -> float:
     return float((r[-1] - as_reference(independent, len(r), "independent")).mean())
 
 
@@ -104,14 +128,15 @@ def all_metrics(
     random: Sequence[float] | None = None,
 ) -> dict[str, float | None]:
     """Every metric by its name; None where its runs are missing or nothing is left to average (T = 1)."""
+    r = as_matrix(matrix)
     return {
-        "acc": acc(matrix),
-        "bwt": bwt(matrix),
-        "forgetting": forgetting(matrix),
-        "learning_accuracy": learning_accuracy(matrix),
-        "fwt_random": None if random is None else fwt_random(matrix, random),
-        "fwt_independent": None if independent is None else fwt_independent(matrix, independent),
-        "trans": None if independent is None else trans(matrix, independent),
+        "acc": _acc(r),
+        "bwt": _bwt(r),
+        "forgetting": _forgetting(r),
+        "learning_accuracy": _learning_accuracy(r),
+        "fwt_random": None if random is None else _fwt_random(r, random),
+        "fwt_independent": None if independent is None else _fwt_independent(r, independent),
+        "trans": None if independent is None else _trans(r, independent),
     }
 
 

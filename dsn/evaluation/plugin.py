@@ -53,15 +53,22 @@ class TransferMetrics(PluginMetric[dict[str, float | None]]):
         self.order: list[int] = []  # task labels, in training order
         self._accuracy: dict[int, dict[int, float]] = {}  # row: task label: accuracy
         self._lines: dict[int, Matrix] = {}  # rows before the last, once asked for
+        self._kept: dict[int, list[Any]] = {}  # the same as plain values
         self._counted: dict[int, list[Tensor | int]] = {}  # task label: correct, seen
         self._learning: int | None = None
 
     def take_state(self) -> dict[str, Any]:
         """What was collected so far, while no evaluation is going on."""
-        return {
-            "order": list(self.order),
-            "accuracy": [[row, list(of), list(of.values())] for row, of in self._accuracy.items()],
-        }
+        return {"order": list(self.order), "accuracy": [self._told(row) for row in self._accuracy]}
+
+    def _told(self, row: int) -> list[Any]:
+        """A row as plain values; of a row before the last, which stays, the same ones again."""
+        if row in self._kept:
+            return self._kept[row]
+        told = [row, list(self._accuracy[row]), list(self._accuracy[row].values())]
+        if row < len(self.order) - 1:
+            self._kept[row] = told
+        return told
 
     def put_state(self, state: dict[str, Any], tasks: int) -> None:
         """Put back what :meth:`take_state` took, of the first ``tasks`` tasks."""
@@ -114,7 +121,7 @@ class TransferMetrics(PluginMetric[dict[str, float | None]]):
     def result(self) -> dict[str, float | None]:
         """:func:`all_metrics` of the matrix so far; empty while a row is incomplete."""
         matrix = self.matrix
-        if not self.order or np.isnan(matrix[np.tri(len(matrix), dtype=bool)]).any():
+        if not self.order or np.tril(np.isnan(matrix)).any():
             return {}
         independent = None if self.independent is None else self.independent[: len(self.order)]
         return all_metrics(matrix, independent, self.random)

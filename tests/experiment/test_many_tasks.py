@@ -5,7 +5,7 @@ from collections import Counter
 
 import pytest
 
-from dsn import MaskedModel
+from dsn import DSN, MaskedModel
 from dsn.experiment.config.experiment import Config
 from dsn.experiment.result.certificate import changes, standing, unchanged, whole
 from dsn.experiment.result.result import Row
@@ -60,6 +60,19 @@ def test_an_evaluation_moves_the_model_once_however_many_tasks_it_has(tmp_path, 
     monkeypatch.setattr(course_module, "unchanged", lambda *_rows: [])  # all tasks are evaluated each time
     learnt(tmp_path / "run", transfer={"tasks": 0, "forward": 0})
     assert len(moved) < 5 * TASKS
+
+
+def test_the_last_row_takes_nothing_on_trust(tmp_path, monkeypatch, quick_pictures):
+    begin = DSN._begin_phase
+
+    def spoiled(self, task):
+        begin(self, task)
+        if task == TASKS - 1:
+            self.model.heads["0"].weight.data.mul_(-1)  # a write that torch does not count
+
+    monkeypatch.setattr(DSN, "_begin_phase", spoiled)
+    found = learnt(tmp_path / "run", transfer={"tasks": 0, "forward": 0})
+    assert [row["tasks"] for row in found["certificate"]] == [[0], [1], [2], [3], [0, 4]]
 
 
 def row(tasks, logits):

@@ -1,11 +1,10 @@
 """Where one strategy has got to in its stream: taken for a checkpoint, and gone on from."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from dsn.evaluation.experiences import task_label
 from dsn.evaluation.plugin import TransferMetrics
 from dsn.ranks import Ranks
 from dsn.storage import Tree
@@ -81,11 +80,11 @@ class Course:
 
     def evaluate(
         self,
-        experiences: list[Any] | None,
+        experiences: Mapping[int, Any] | None,
         row: Callable[[], Row] | None,
         unlabelled: Callable[[], UnlabelledRow] | None = None,
     ) -> None:
-        """Take ``row`` of the certificate and evaluate ``experiences``, if any: the task is done.
+        """Take ``row`` of the certificate and evaluate ``experiences``, by task label: the task is done.
 
         A task whose answers are bit for bit those of the row before has its accuracy from there.
         ``unlabelled``: gives the row of an evaluation without task labels.
@@ -97,7 +96,7 @@ class Course:
             ranks.refuse_different(f"the certificate of task {now.tasks[-1]}", {}, now.model_dump_json())
         if experiences is not None:
             carried = set() if now is None else self.metrics.carry_over(unchanged(before, now))
-            self.strategy.eval([e for e in experiences if task_label(e) not in carried])
+            self.strategy.eval([one for label, one in experiences.items() if label not in carried])
         seen = () if unlabelled is None else (unlabelled(),)
         taken = TaskTime(train=place.trained, evaluate=time.perf_counter() - started)
         self.place = Place(
@@ -124,9 +123,9 @@ class Course:
             "task": place.task,
             "evaluating": place.evaluating,
             "trained": place.trained if place.evaluating else self._seconds(),
-            "times": [seconds.model_dump() for seconds in place.times],
-            "certificate": [row.model_dump() for row in place.certificate],
-            "unlabelled": [row.model_dump() for row in place.unlabelled],
+            "times": [vars(seconds) for seconds in place.times],
+            "certificate": [vars(row) for row in place.certificate],
+            "unlabelled": [vars(row) for row in place.unlabelled],
             "metrics": self.metrics.take_state(),
             "progress": self.progress.take_state(),
             "strategy": self.strategy.take_state(),

@@ -12,17 +12,19 @@ import torch
 from rich.console import Console
 
 from dsn.baselines import masked_model_memory
+from dsn.evaluation.experiences import task_label
 from dsn.evaluation.metrics import Matrix
 from dsn.evaluation.plugin import TransferMetrics, evaluator
 from dsn.evaluation.trackers import Tracker
 from dsn.masking import MaskedModel
 from dsn.masking.state.carried import CarriedFingerprints
+from dsn.masking.state.fingerprint import Fingerprints
 
 from ..base.console import say
 from ..config.experiment import Config, EvaluationConfig
 from ..config.machine import seed_everything
 from ..result.certificate import row_of
-from ..result.result import Forward, Row, Transfer, UnlabelledRow
+from ..result.result import Forward, Transfer, UnlabelledRow
 from .build import build_strategy, can_transfer, total_epochs
 from .course import Course, Saved
 from .learnt import Learnt
@@ -96,18 +98,21 @@ def _follow(course: Course, session: Session) -> None:
     benchmark, strategy = session.benchmark, course.strategy
     ahead = 1 if session.config.evaluation.random else 0  # forward transfer looks at the next task too
     model = masked(strategy)
-    row: Callable[[], Row] | None = None if model is None else partial(row_of, CarriedFingerprints(model))
+    carried: Fingerprints | None = None if model is None else CarriedFingerprints(model)
     unlabelled = None
     if session.config.evaluation.class_incremental:
         unlabelled = Unlabelled(strategy, benchmark, session.device)
     show_topology = TopologyLines(session.console, strategy.model, session.verbose)
-    tests: list[Any] = []  # Avalanche makes an experience in a time that grows with the stream
+    tests: dict[int, Any] = {}  # Avalanche makes an experience in a time that grows with the stream
     while course.place.task < session.tasks:
         task = course.place.task
-        tests += benchmark.test_stream[len(tests) : task + 1 + ahead]
+        tests |= {task_label(one): one for one in benchmark.test_stream[len(tests) : task + 1 + ahead]}
         course.train(benchmark.train_stream[task], validation(benchmark, task))
         evaluated = not session.at_once or task == session.tasks - 1
         seen = _unlabelled(unlabelled, session, task) if evaluated else None
+        if carried is not None and task == session.tasks - 1:
+            carried = Fingerprints(carried.model)  # in the end, nothing is taken on trust
+        row = None if carried is None else partial(row_of, carried)
         course.evaluate(tests if evaluated else None, row, seen)
         _show_transfers(course, session)
         show_topology()
