@@ -99,17 +99,30 @@ def in_use(module: nn.Module, name: str = "") -> Iterator[tuple[str, nn.Module]]
         yield from in_use(child, f"{name}.{own}" if name else own)
 
 
-class Replaced(nn.Module):
-    """A module whose tensors, buffers all of them, are replaced by others and never written."""
+class Counting(nn.Module):
+    """Counts its changes: what it has is replaced by other tensors and modules, and never written.
+
+    So one number says whether all that is in it is what it was.
+    """
+
+    changes = 0
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        self.changes += 1
+        super()._load_from_state_dict(*args, **kwargs)
+
+    def _apply(self, *args: Any, **kwargs: Any) -> Any:
+        self.changes += 1
+        return super()._apply(*args, **kwargs)
+
+
+class TaskRecord(Counting):
+    """Named tensors of one task, part of the model's state: activation statistics, accuracies and such."""
 
     def put(self, name: str, value: Tensor) -> None:
         """Keep ``value`` under ``name``; what stood there is replaced."""
-        self._buffers.pop(name, None)
+        self.drop(name)
         self.register_buffer(name, value.detach().clone())
-
-
-class TaskRecord(Replaced):
-    """Named tensors of one task, part of the model's state: activation statistics, accuracies and such."""
 
     def get(self, name: str) -> Tensor | None:
         """The tensor kept under ``name``, or None."""
@@ -117,10 +130,12 @@ class TaskRecord(Replaced):
 
     def drop(self, name: str) -> None:
         """Forget what is kept under ``name``, if anything is."""
+        self.changes += 1
         self._buffers.pop(name, None)
 
     def clear(self) -> None:
         """Forget everything."""
+        self.changes += 1
         self._buffers.clear()
 
     def take_structure(self, state_dict: Mapping[str, Tensor], prefix: str) -> None:
@@ -136,7 +151,7 @@ def pool(logits: Tensor, read: Tensor, mixture: Tensor) -> Tensor:
     return torch.logaddexp(logits.log_softmax(1), opinion.log())
 
 
-class Lateral(Replaced):
+class Lateral(nn.Module):
     """What a task reads from a subnetwork: columns of its head on the features f_t [batch, d] of task t.
 
     z [batch, C], the logits of the task so far; read = V f_t(x) + c.
@@ -184,3 +199,23 @@ class Lateral(Replaced):
         names = ("source", "scale", "weight", "bias", "mixture")
         source, *tensors = (state_dict[f"{prefix}{name}"] for name in names)
         return Lateral(int(source), *tensors)
+
+
+class Laterals(Counting, nn.ModuleList):
+    """All that a task reads, in the order it was accepted."""
+
+    def add_module(self, name: str, module: nn.Module | None) -> None:
+        self.changes += 1
+        super().add_module(name, module)
+
+    def insert(self, index: int, module: nn.Module) -> None:
+        self.changes += 1
+        super().insert(index, module)
+
+    def __setitem__(self, index: int, module: nn.Module) -> None:
+        self.changes += 1
+        super().__setitem__(index, module)
+
+    def __delitem__(self, index: int | slice) -> None:
+        self.changes += 1
+        super().__delitem__(index)

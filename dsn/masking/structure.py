@@ -20,7 +20,7 @@ from .layers import Site
 from .map import NetworkMap, Size
 from .norms import TaskNorm
 from .passes import PassLock
-from .records import Follower, OfTasks, TaskRecord
+from .records import Follower, Laterals, OfTasks, TaskRecord
 
 
 class Structure(nn.Module):
@@ -210,9 +210,9 @@ class Structure(nn.Module):
         """What ``task`` keeps beside its mask."""
         return cast(TaskRecord, self.records[str(task)])
 
-    def lateral_heads(self, task: int) -> nn.ModuleList:
+    def lateral_heads(self, task: int) -> Laterals:
         """What ``task`` reads from later ones, in the order it was accepted."""
-        return cast(nn.ModuleList, self.laterals[str(task)])
+        return cast(Laterals, self.laterals[str(task)])
 
     def gate_logits(self) -> list[nn.Parameter]:
         """The gate logits [n] of each layer while a task is learnt; empty otherwise."""

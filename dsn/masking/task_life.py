@@ -14,7 +14,7 @@ from .computes import Computes
 from .kinds import layer_kind
 from .plan import fresh_neurons, owned_neurons
 from .reach import needed_inputs
-from .records import TaskRecord
+from .records import Laterals, TaskRecord
 from .state.fit import is_small, limit
 
 
@@ -77,7 +77,7 @@ class TaskLife(Computes):
             self.feature_size, num_classes, device=self.device, dtype=self.dtype
         )
         self.records[str(task)] = TaskRecord()
-        self.laterals[str(task)] = nn.ModuleList()
+        self.laterals[str(task)] = Laterals()
         self.tasks.append(task)
         self.task_ids = torch.tensor(self.tasks, device=self.device)
         return task

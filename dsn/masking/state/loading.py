@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..growth import adopt_widths
-from ..records import Lateral, OfTasks, TaskRecord
+from ..records import Lateral, Laterals, OfTasks, TaskRecord
 from ..task_life import TaskLife
 
 
@@ -26,7 +26,7 @@ def make_room(model: TaskLife, state_dict: Mapping[str, Tensor], prefix: str, ta
     for task in tasks:
         record = model.records[str(task)] = TaskRecord()
         record.take_structure(state_dict, f"{prefix}records.{task}.")
-        laterals = model.laterals[str(task)] = nn.ModuleList()
+        laterals = model.laterals[str(task)] = Laterals()
         while f"{prefix}laterals.{task}.{len(laterals)}.source" in state_dict:
             start = f"{prefix}laterals.{task}.{len(laterals)}."
             laterals.append(Lateral.from_state(state_dict, start).to(model.device))

@@ -234,7 +234,7 @@ def _take_back(model: TaskLife, task: int, gone: Collection[int]) -> bool:
     if lost_given:
         model.record(task).drop("closeness")
     elif lost_before and given:  # the first one calibrates the task's own logits
-        given[0].put("scale", given[0].scale * before[0].scale)
+        given[0].scale.mul_(before[0].scale)
     left = [*([] if lost_before else before), *([] if lost_given else given)]
     heads = model.lateral_heads(task)
     del heads[:]

@@ -4,57 +4,83 @@ from __future__ import annotations
 
 import operator
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from itertools import chain
 
 from torch import Tensor, nn
 
-from ..records import Closed, Replaced
+from ..records import Closed, Counting
 
-_INSIDE, _BUFFERS = (
-    operator.attrgetter("_parameters", "_buffers", "_modules"),
-    operator.attrgetter("_buffers"),
-)
+_INSIDE = operator.attrgetter("_parameters", "_buffers", "_modules")
 
 
 class Snapshot:
     """What tensors modules have and how often each was written, to ask later whether that is still so.
 
     Operations in place count, other tensors and another storage. Writes through ``tensor.data`` do not, nor
-    does what happens outside of torch; tensors made in inference mode count nothing, so they never stay. In
-    ``Replaced`` modules nothing is written, so the tensors themselves tell.
+    does what happens outside of torch; tensors made in inference mode count nothing, so they never stay.
+    ``Counting`` modules say themselves.
     """
 
     def __init__(self, modules: Sequence[nn.Module], tensors: Sequence[Tensor] = ()) -> None:
         self._modules, self._loose = list(modules), list(tensors)
-        parts = [part for module in modules for part in module.modules()]
-        self._replaced = [part for part in parts if isinstance(part, Replaced)]
-        self._written = [part for part in parts if not isinstance(part, Replaced)]
+        parts = [part for module in modules for part in _parts(module)]
+        self._counting = [part for part in parts if isinstance(part, Counting)]
+        self._parts = [part for part in parts if not isinstance(part, Counting)]
         self._there = self._look()
-        self._parameters = [p for part in self._written for p in part.parameters(recurse=False)]
-        buffers = [buffer for part in self._written for buffer in part.buffers(recurse=False)]
+        self._parameters = [p for part in self._parts for p in part.parameters(recurse=False)]
+        buffers = [buffer for part in self._parts for buffer in part.buffers(recurse=False)]
         self._tensors = [*self._parameters, *buffers, *tensors]
         countable = not any(tensor.is_inference() for tensor in self._tensors)
-        self._writes = self._count() if countable else None
+        self._counts = self._count() if countable else None
 
     def holds(self, modules: Sequence[nn.Module], tensors: Sequence[Tensor] = ()) -> bool:
         """Whether it is of these modules and tensors, and nothing in them was replaced or written since."""
-        if self._writes is None or not _same(modules, self._modules) or not _same(tensors, self._loose):
+        if self._counts is None or not _same(modules, self._modules) or not _same(tensors, self._loose):
             return False
-        return _same(self._look(), self._there) and self._count() == self._writes
+        return _same(self._look(), self._there) and self._count() == self._counts
 
     def _look(self) -> list[object]:
         """Parameters, buffers and children; torch may give a module another dict of them."""
-        inside = chain(chain.from_iterable(map(_INSIDE, self._written)), map(_BUFFERS, self._replaced))
-        return list(chain.from_iterable(map(dict.values, inside)))
+        return list(chain.from_iterable(map(dict.values, chain.from_iterable(map(_INSIDE, self._parts)))))
 
     def _count(self) -> list[int]:
-        """Writes, and where parameters are: those that move stay the same tensors."""
-        return [t._version for t in self._tensors] + [p.data_ptr() for p in self._parameters]
+        """Changes, writes, and where parameters are: those that move stay the same tensors."""
+        places = [parameter.data_ptr() for parameter in self._parameters]
+        return [c.changes for c in self._counting] + [t._version for t in self._tensors] + places
+
+
+def _parts(module: nn.Module) -> Iterator[nn.Module]:
+    """``module`` and its submodules, but for those of what counts its changes."""
+    yield module
+    if not isinstance(module, Counting):
+        for child in module.children():
+            yield from _parts(child)
 
 
 def _same(one: Sequence[object], other: Sequence[object]) -> bool:
     return len(one) == len(other) and all(map(operator.is_, one, other))
+
+
+class Joined(Mapping[str, Tensor]):
+    """Several mappings as one, which is made when it is asked for."""
+
+    def __init__(self, parts: Sequence[Mapping[str, Tensor]]) -> None:
+        self._mappings = parts
+
+    @cached_property
+    def _whole(self) -> dict[str, Tensor]:
+        return {name: tensor for part in self._mappings for name, tensor in part.items()}
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._whole[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._whole)
+
+    def __len__(self) -> int:
+        return len(self._whole)
 
 
 class StateCopies:
@@ -63,12 +89,12 @@ class StateCopies:
     def __init__(self) -> None:
         self._known: dict[str, tuple[Snapshot, dict[str, Tensor]]] = {}
 
-    def of(self, model: nn.Module, *, closed_stay: bool = False) -> dict[str, Tensor]:
+    def of(self, model: nn.Module, *, closed_stay: bool = False) -> Mapping[str, Tensor]:
         """``model.state_dict()`` as it is now, copied. A copy of what stays is given out again: nobody may
         write into it. ``closed_stay``: what was closed at the last call is known to be what it was."""
         taken = _Taken()
         model.state_dict(destination=taken)
-        state = {name: on_cpu(tensor) for name, tensor in taken.items()}
+        parts = [{name: on_cpu(tensor) for name, tensor in taken.items()}]
         before, self._known = self._known, {}
         for prefix, module in taken.modules.items():
             known = before.get(prefix)
@@ -76,8 +102,8 @@ class StateCopies:
                 copies = {n: on_cpu(t) for n, t in module.state_dict(prefix=prefix).items()}
                 known = Snapshot([module]), copies
             self._known[prefix] = known
-            state.update(known[1])
-        return state
+            parts.append(known[1])
+        return Joined(parts)
 
 
 class _Taken(OrderedDict[str, Tensor], Closed):
