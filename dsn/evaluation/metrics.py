@@ -23,7 +23,7 @@ def as_matrix(values: Accuracies) -> Matrix:
     Raises InputError when it is not square, an accuracy lies outside [0, 1], or one at or below the
     diagonal is missing.
     """
-    matrix = np.array(values, dtype=np.float64)
+    matrix = np.asarray(values, dtype=np.float64)
     if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or matrix.size == 0:
         raise InputError(f"accuracy matrix: shape {list(matrix.shape)}, must be tasks x tasks")
     missing = np.isnan(matrix)

@@ -1,6 +1,6 @@
 """The accuracy matrix and its metrics for any Avalanche strategy, as a PluginMetric."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -53,8 +53,9 @@ class TransferMetrics(PluginMetric[dict[str, float | None]]):
         self.order: list[int] = []  # task labels, in training order
         self._accuracy: dict[int, dict[int, float]] = {}  # row: task label: accuracy
         self._lines: dict[int, Matrix] = {}  # rows before the last, once asked for
-        self._kept: dict[int, list[Any]] = {}  # the same as plain values
+        self._kept: dict[int, list[Any]] = {}  # rows before the last, once kept
         self._counted: dict[int, list[Tensor | int]] = {}  # task label: correct, seen
+        self._whole = 0  # so many rows are complete for certain
         self._learning: int | None = None
 
     def take_state(self) -> dict[str, Any]:
@@ -62,10 +63,11 @@ class TransferMetrics(PluginMetric[dict[str, float | None]]):
         return {"order": list(self.order), "accuracy": [self._told(row) for row in self._accuracy]}
 
     def _told(self, row: int) -> list[Any]:
-        """A row as plain values; of a row before the last, which stays, the same ones again."""
+        """A row, its task labels and accuracies; the same ones again of a row that stays."""
         if row in self._kept:
             return self._kept[row]
-        told = [row, list(self._accuracy[row]), list(self._accuracy[row].values())]
+        of = self._accuracy[row]
+        told = [row, torch.tensor(list(of)), torch.tensor(list(of.values()), dtype=torch.float64)]
         if row < len(self.order) - 1:
             self._kept[row] = told
         return told
@@ -75,7 +77,8 @@ class TransferMetrics(PluginMetric[dict[str, float | None]]):
         self.reset()
         self.order = list(state["order"][:tasks])
         self._accuracy = {
-            row: dict(zip(labels, values, strict=True)) for row, labels, values in state["accuracy"]
+            row: dict(zip(labels.tolist(), values.tolist(), strict=True))
+            for row, labels, values in state["accuracy"]
         }
 
     def carry_over(self, labels: Iterable[int]) -> set[int]:
@@ -92,18 +95,22 @@ class TransferMetrics(PluginMetric[dict[str, float | None]]):
     @property
     def matrix(self) -> Matrix:
         """R [T, T] over the T tasks trained so far, NaN where not evaluated."""
+        return self.rows(range(len(self.order)))
+
+    def rows(self, wanted: Sequence[int]) -> Matrix:
+        """The rows ``wanted`` of the matrix, [rows, T]."""
         place = {label: k for k, label in enumerate(self.order)}
-        values = np.full((len(place), len(place)), np.nan)
-        for row, of in self._accuracy.items():
-            if 0 <= row < len(place):
-                line = self._line(row, of, place)
-                values[row, : len(line)] = line
+        values = np.full((len(wanted), len(place)), np.nan)
+        for at, row in enumerate(wanted):
+            line = self._line(row, place)
+            values[at, : len(line)] = line
         return values
 
-    def _line(self, row: int, of: dict[int, float], place: dict[int, int]) -> Matrix:
+    def _line(self, row: int, place: dict[int, int]) -> Matrix:
         """A row of the matrix; one before the last stays as it is once all its tasks have been trained."""
         if row in self._lines:
             return self._lines[row]
+        of = self._accuracy.get(row, {})
         known = {place[label]: value for label, value in of.items() if label in place}
         line = np.full(1 + max(known, default=-1), np.nan)
         line[list(known)] = list(known.values())
@@ -120,11 +127,21 @@ class TransferMetrics(PluginMetric[dict[str, float | None]]):
 
     def result(self) -> dict[str, float | None]:
         """:func:`all_metrics` of the matrix so far; empty while a row is incomplete."""
-        matrix = self.matrix
-        if not self.order or np.tril(np.isnan(matrix)).any():
+        if not self._is_whole():
             return {}
         independent = None if self.independent is None else self.independent[: len(self.order)]
-        return all_metrics(matrix, independent, self.random)
+        return all_metrics(self.matrix, independent, self.random)
+
+    def _is_whole(self) -> bool:
+        """Whether each row has all tasks that were trained by then; rows before the last stay."""
+        last = len(self.order) - 1
+        self._whole = max(0, min(self._whole, last))
+        while self._whole < last and self._is_complete(self._whole):
+            self._whole += 1
+        return self._whole == last and self._is_complete(last)
+
+    def _is_complete(self, row: int) -> bool:
+        return self._accuracy.get(row, {}).keys() >= set(self.order[: row + 1])
 
     def before_training_exp(self, strategy: Any) -> None:
         if self._learning is not None:

@@ -121,7 +121,8 @@ def _follow(course: Course, session: Session) -> None:
 
 def _show_transfers(course: Course, session: Session) -> None:
     """What the task that was just learnt and evaluated reads and gives."""
-    strategy, order, rows = course.strategy, course.metrics.order, course.metrics.matrix[-2:].tolist()
+    strategy, order = course.strategy, course.metrics.order
+    rows = course.metrics.rows(range(max(0, len(order) - 2), len(order))).tolist()
     show_transfers(
         session.console,
         [outcome for outcome in getattr(strategy, "forward_transfers", []) if outcome.task == order[-1]],

@@ -96,9 +96,10 @@ class TaskProgress:
             self._end_task("")
 
     def after_eval(self, _strategy: Any, values: list[Any]) -> None:
-        rows = [value.origin.matrix[-1] for value in values if value.name.startswith("acc/")]
-        if rows:
-            self._end_task(f"  accuracy {rows[0][-1]:.2%}  mean so far {rows[0].mean():.2%}")
+        metrics = [value.origin for value in values if value.name.startswith("acc/")]
+        if metrics:
+            [row] = metrics[0].rows([len(metrics[0].order) - 1])
+            self._end_task(f"  accuracy {row[-1]:.2%}  mean so far {row.mean():.2%}")
 
     def _end_task(self, accuracy: str) -> None:
         seconds = time.perf_counter() - self._started
