@@ -23,6 +23,9 @@ def add(commands: Any) -> None:
         metavar="NAME,NAME,...",
         help="default: random,uniform,regular,narrow,synflow,phew,npb,snip,magnitude",
     )
+    command.add_argument(
+        "--reference", metavar="NAME", help="the pruner that all others are compared with; default: random"
+    )
     command.add_argument("--task", type=int, default=0, metavar="N", help="of the stream; default: 0")
     command.add_argument(
         "--rescale", action="store_true", help="start from weights scaled to each neuron's active fan-in"
@@ -48,14 +51,16 @@ def do(options: argparse.Namespace, words: list[str]) -> None:
     from ..experiment.base.quiet import importing_avalanche
 
     with importing_avalanche():
-        from ..experiment.labs.topology import parse_densities, parse_pruners, topology_lab
+        from ..experiment.labs.topology import parse_densities, parse_pruners, parse_reference, topology_lab
 
+    pruners = parse_pruners(options.pruners)
     topology_lab(
         config,
-        parse_pruners(options.pruners),
+        pruners,
         parse_densities(options.densities),
         seeds,
         options.out,
+        reference=parse_reference(options.reference, pruners),
         task=options.task,
         rescale=options.rescale,
         npb={"alpha": options.alpha, "beta": options.beta},

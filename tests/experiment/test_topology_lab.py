@@ -90,6 +90,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(config, tmp_path, capsys):
         ("--densities", "0.03"): "narrow: density 0.03 leaves 59 weights",
         ("--densities", "0.001"): "no path from input to output survives",
         ("--set", "train.patience=3"): "validation",
+        ("--reference", "grasp"): "must be one of the pruners, ",
     }.items():
         assert call("topology", config, *wrong, "--out", out) == 2
         captured = capsys.readouterr()
@@ -147,7 +148,9 @@ def test_a_network_without_paths_has_no_mean_of_them():
     rows, principle = summarise(runs)
     assert [row.pruner for row in rows] == ["npb", "random"]
     assert rows[1].log10_paths is None and rows[1].collapsed == 1 and rows[0].collapsed == 0
-    assert rows[0].above_random.mean == pytest.approx(0.325) and rows[1].above_random is None
+    assert rows[0].above_reference.mean == pytest.approx(0.325) and rows[1].above_reference is None
+    turned = summarise(runs, "npb")[0]
+    assert turned[1].above_reference.mean == pytest.approx(-0.325) and turned[0].above_reference is None
     assert principle[0].paths is None  # two pruners are too few
 
 

@@ -28,7 +28,17 @@ from ..engine.options import Choice
 from .frame import lab_folder, write_lab
 from .parts import SeedJob, measured, parts_of
 from .topology_picture import draw_topology
-from .topology_result import DENSE, HEAD, PrunedRun, TopologyResult, markdown, sentences, summarise, table
+from .topology_result import (
+    DENSE,
+    REFERENCE,
+    PrunedRun,
+    TopologyResult,
+    head,
+    markdown,
+    sentences,
+    summarise,
+    table,
+)
 from .topology_store import RunStore
 from .topology_train import accuracy_of, make_network, refuse_untrainable, train_pruned
 
@@ -44,6 +54,7 @@ def topology_lab(
     seeds: list[int],
     out: Path | None = None,
     *,
+    reference: str = REFERENCE,
     task: int = 0,
     rescale: bool = False,
     npb: Mapping[str, float] | None = None,
@@ -62,6 +73,7 @@ def topology_lab(
     Args:
         config: from :func:`dsn.experiment.config.experiment.load`; its strategy and seed are not used.
         out: the folder to write, new or empty; by default a fresh ``results/<name>-topology``.
+        reference: the pruner that all others are compared with, paired by seed.
         task: which task of the stream.
         rescale: start from weights rescaled to each neuron's active fan-in (``apply_masks``).
         npb: alpha and beta of Node-Path Balancing.
@@ -89,7 +101,7 @@ def topology_lab(
         parts = parts_of(f"{__name__}:measure_seed", config, seeds, target, **what)
         values = measured(parts, engine, target, console)
         runs = [PrunedRun.model_validate(value) for found in values for value in found]
-        rows, principle = summarise(runs)
+        rows, principle = summarise(runs, reference)
         dense = next(run for run in runs if run.pruner == DENSE)
         result = TopologyResult(
             command=command,
@@ -97,6 +109,7 @@ def topology_lab(
             task=task,
             seeds=seeds,
             rescaled=rescale,
+            reference=reference,
             nodes=dense.effective_nodes,
             parameters=dense.live_parameters,
             rows=rows,
@@ -144,6 +157,13 @@ def parse_pruners(text: str) -> list[str]:
     if len(set(found)) < len(found):
         raise InputError(f"--pruners {text}: a pruner stands twice")
     return found
+
+
+def parse_reference(name: str | None, pruners: Sequence[str]) -> str:
+    """The pruner that all others are compared with. Raises InputError for one that is not among them."""
+    if name is not None and name not in pruners:
+        raise InputError(f"--reference {name}: must be one of the pruners, {', '.join(pruners)}")
+    return name or REFERENCE
 
 
 def _one_seed(
@@ -248,8 +268,9 @@ def _few_a_class(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
 
 def _show(console: Console, result: TopologyResult) -> None:
     shown = Table(box=box.SIMPLE, padding=(0, 1, 0, 0))
-    for index, name in enumerate(HEAD):
-        shown.add_column(name, justify="left" if index == 1 else "right", no_wrap=index != len(HEAD) - 1)
+    names = head(result.reference)
+    for index, name in enumerate(names):
+        shown.add_column(name, justify="left" if index == 1 else "right", no_wrap=index != len(names) - 1)
     for row in table(result):
         shown.add_row(*row)
     console.print()

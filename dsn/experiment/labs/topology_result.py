@@ -12,19 +12,13 @@ from scipy import stats
 from ..result.interval import Interval
 from ..result.result import Part
 
-DENSE, BASELINE = "dense", "random"
-HEAD = (
-    "density",
-    "pruner",
-    "accuracy, %",
-    "95% interval",
-    f"above {BASELINE}",
-    "95% interval",
-    "effective nodes",
-    "effective weights",
-    "log10 paths",
-    "collapsed",
-)
+DENSE, REFERENCE = "dense", "random"
+
+
+def head(reference: str) -> tuple[str, ...]:
+    """The names of the columns."""
+    first = ("density", "pruner", "accuracy, %", "95% interval", f"above {reference}", "95% interval")
+    return (*first, "effective nodes", "effective weights", "log10 paths", "collapsed")
 
 
 class PrunedRun(Part):
@@ -51,8 +45,8 @@ class PrunerRow(Part):
     pruner: str
     density: float
     accuracy: Interval
-    above_random: Interval | None
-    """paired by seed; None without the random pruner, and for it"""
+    above_reference: Interval | None
+    """paired by seed; None without the reference pruner, and for it"""
     effective_nodes: Interval
     effective_parameters: Interval
     log10_paths: Interval | None
@@ -82,6 +76,8 @@ class TopologyResult(Part):
     task: int
     seeds: list[int]
     rescaled: bool
+    reference: str
+    """the pruner that ``above_reference`` is about"""
     nodes: int
     parameters: int
     rows: list[PrunerRow]
@@ -91,13 +87,15 @@ class TopologyResult(Part):
     environment: dict[str, Any]
 
 
-def summarise(runs: Sequence[PrunedRun]) -> tuple[list[PrunerRow], list[Principle]]:
+def summarise(
+    runs: Sequence[PrunedRun], reference: str = REFERENCE
+) -> tuple[list[PrunerRow], list[Principle]]:
     """Statistics over seeds, the dense network first, then by falling density, best accuracy first."""
     groups: dict[tuple[float, str], list[PrunedRun]] = {}
     for run in runs:
         groups.setdefault((run.density, run.pruner), []).append(run)
     rows = [
-        _row(density, pruner, found, groups.get((density, BASELINE)))
+        _row(density, pruner, found, groups.get((density, reference)))
         for (density, pruner), found in groups.items()
     ]
     rows.sort(key=lambda row: (-row.density, -row.accuracy.mean))
@@ -105,20 +103,20 @@ def summarise(runs: Sequence[PrunedRun]) -> tuple[list[PrunerRow], list[Principl
     return rows, [_principle(d, [r for r in rows if r.density == d and r.pruner != DENSE]) for d in levels]
 
 
-def _row(density: float, pruner: str, runs: list[PrunedRun], baseline: list[PrunedRun] | None) -> PrunerRow:
+def _row(density: float, pruner: str, runs: list[PrunedRun], others: list[PrunedRun] | None) -> PrunerRow:
     def over_seeds(value: Callable[[PrunedRun], float]) -> Interval:
         return Interval.of([value(run) for run in runs])
 
     above = None
-    if baseline is not None and pruner != BASELINE:
-        other = {run.seed: run.accuracy for run in baseline}
+    if others is not None and others is not runs:
+        other = {run.seed: run.accuracy for run in others}
         above = over_seeds(lambda run: run.accuracy - other[run.seed])
     paths = [run.log10_paths for run in runs if run.log10_paths is not None]
     return PrunerRow(
         pruner=pruner,
         density=density,
         accuracy=over_seeds(lambda run: run.accuracy),
-        above_random=above,
+        above_reference=above,
         effective_nodes=over_seeds(lambda run: run.effective_nodes),
         effective_parameters=over_seeds(lambda run: run.effective_parameters),
         log10_paths=Interval.of(paths) if len(paths) == len(runs) else None,
@@ -146,10 +144,10 @@ def _principle(density: float, rows: list[PrunerRow]) -> Principle:
 
 
 def table(result: TopologyResult) -> list[tuple[str, ...]]:
-    """The rows as text; see :data:`HEAD`."""
+    """The rows as text; see :func:`head`."""
     lines = []
     for row in result.rows:
-        above = ("", "") if row.above_random is None else row.above_random.shown()
+        above = ("", "") if row.above_reference is None else row.above_reference.shown()
         mean, limits = row.accuracy.shown()
         paths = "none" if row.log10_paths is None else f"{row.log10_paths.mean:.1f}"
         counts = [f"{interval.mean:.0f}" for interval in (row.effective_nodes, row.effective_parameters)]
@@ -181,7 +179,8 @@ def sentences(result: TopologyResult) -> list[str]:
 
 def markdown(result: TopologyResult) -> str:
     """The table with its command, to paste into a document."""
-    lines = ["```console", f"$ {result.command}", "```", "", f"| {' | '.join(HEAD)} |"]
-    lines.append("|---:|---|" + "---:|" * (len(HEAD) - 2))
+    names = head(result.reference)
+    lines = ["```console", f"$ {result.command}", "```", "", f"| {' | '.join(names)} |"]
+    lines.append("|---:|---|" + "---:|" * (len(names) - 2))
     lines += [f"| {' | '.join(row)} |" for row in table(result)]
     return "\n".join([*lines, "", *sentences(result), ""])

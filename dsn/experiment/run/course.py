@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from dsn.evaluation.plugin import TransferMetrics
+from dsn.masking.state.fingerprint import Fingerprint
 from dsn.ranks import Ranks
 from dsn.storage import Tree
 
@@ -54,6 +55,8 @@ class Course:
     ) -> None:
         self.strategy, self.metrics, self.progress = strategy, metrics, progress
         self.place = Place()
+        self._standing: dict[int, Fingerprint] = {}
+        """what each task is after the rows of the certificate"""
         self._started = time.perf_counter()
         self._keep = saved.keep if saved is not None and hasattr(strategy, "at_rest") else None
         self._within = False
@@ -91,20 +94,22 @@ class Course:
         """
         started, place = time.perf_counter(), self.place
         now = None if row is None else row()
-        before = standing(place.certificate)
+        before = self._standing
         if now is not None and (ranks := Ranks()).count > 1:
             ranks.refuse_different(f"the certificate of task {now.tasks[-1]}", {}, now.model_dump_json())
         if experiences is not None:
             carried = set() if now is None else self.metrics.carry_over(unchanged(before, now))
             self.strategy.eval([one for label, one in experiences.items() if label not in carried])
         seen = () if unlabelled is None else (unlabelled(),)
+        kept = () if now is None else (changes(before, now),)
         taken = TaskTime(train=place.trained, evaluate=time.perf_counter() - started)
         self.place = Place(
             task=place.task + 1,
             times=(*place.times, taken),
-            certificate=place.certificate if now is None else (*place.certificate, changes(before, now)),
+            certificate=(*place.certificate, *kept),
             unlabelled=(*place.unlabelled, *seen),
         )
+        self._standing = before | standing(kept)
 
     def end(self) -> None:
         """The last task is done."""
@@ -140,6 +145,7 @@ class Course:
             certificate=tuple(Row(**values) for values in state["certificate"]),
             unlabelled=tuple(UnlabelledRow(**values) for values in state.get("unlabelled", ())),
         )
+        self._standing = standing(self.place.certificate)
         # a task that is being learnt is counted when its training begins again
         begun = self.place.task + self.place.evaluating
         self.metrics.put_state(state["metrics"], begun)
