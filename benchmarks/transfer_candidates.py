@@ -4,19 +4,20 @@
 
 A stream is learnt once a seed without transfer; every pair of an earlier and a later task is tried on it.
 Each arm adds a head to the earlier task's calibrated logits with the same weight. They differ in what the
-head is fitted to and in whose features it reads. Test data of the earlier task measure the gain and decide
-nothing.
+head is fitted to and in whose features it reads; the gated refinement changes the earlier task's own head.
+Test data of the earlier task measure the gain and decide nothing.
 """
 
 import argparse
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
 from rich.console import Console
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dsn.evaluation.statistics import mean_interval
@@ -27,14 +28,17 @@ from dsn.experiment.labs.transfer import Base, learn_base
 from dsn.replay import synthesise
 from dsn.transfer import Decision, Situation, most_similar
 from dsn.transfer.acceptance import closeness
-from dsn.transfer.assessment import features_of, predict, remembered
+from dsn.transfer.assessment import features_of, own_logits, predict, remembered
 from dsn.transfer.backward import TaskState
 from dsn.transfer.lab import Samples, accuracy
 from dsn.transfer.linear import fit_head
 from dsn.transfer.mechanisms import NEAR_WEIGHT, correspondence
+from dsn.transfer.situation import Replay
 
 RANK = 8  # of the covariance of a class, at the network's input
 DRAWS = 50  # of each class
+MANY = 5  # times the impressions, for a student of nothing else
+ENERGY, STEPS = 0.95, 100  # of the old features, which the refinement leaves alone; its steps
 LEVELS = {"expected": 0.0, "80%": 0.84, "95%": 1.64}
 """normal quantiles of a one-sided bound on the expected gain"""
 
@@ -58,46 +62,85 @@ def gaussian(data: Samples, classes: int, random: torch.Generator) -> Samples:
     return torch.cat(parts).view(-1, *data[0].shape[1:]), torch.cat(labels)
 
 
-def arms(base: Base, situation: Situation, config: Config) -> Iterator[tuple[str, Tensor, Tensor, int]]:
-    """(name, x, targets, the task whose features are read) of each arm."""
-    task, source, classes = situation.task, situation.source, situation.classes(situation.task)
-    relabelled = situation.relabelled()
-    if relabelled is None:
+def refined(situation: Situation, new: Samples, old: Samples) -> Tensor:
+    """A change [classes, d] of the earlier task's head, by the gradient of ``new`` samples x, y.
+
+    Only entries in which it agrees with the gradient of ``old`` ones count, and only what lies in the
+    complement of the directions that hold ``ENERGY`` of the old features (ETCL, SABER: signs and subspaces).
+    """
+    model, task = situation.model, situation.task
+    head = cast(nn.Linear, model.heads[str(task)])
+    (f, y), (f_old, y_old) = ((features_of(model, x, task).float(), y) for x, y in (new, old))
+    _, spread, axes = torch.linalg.svd(f_old, full_matrices=False)
+    share = spread.square().cumsum(0) / spread.square().sum()
+    axes = axes[: int((share < ENERGY).sum()) + 1]
+    change = torch.zeros_like(head.weight)
+    step = 4 / float(torch.linalg.eigvalsh(f.T @ f / len(f))[-1])
+
+    def gradient(features: Tensor, labels: Tensor) -> Tensor:
+        logits = F.linear(features, head.weight + change, head.bias) / situation.temperature
+        gap = logits.softmax(1) - F.one_hot(labels, len(head.weight))
+        return gap.T @ features / len(features)
+
+    for _ in range(STEPS):
+        g, g_old = gradient(f, y), gradient(f_old, y_old)
+        g = g * (g * g_old > 0)
+        change = change - step * (g - g @ axes.T @ axes)
+    return change
+
+
+def arms(base: Base, situation: Situation, config: Config, more: Replay) -> Iterator[tuple[str, Tensor]]:
+    """(name, logits for the earlier task's test data) of each arm."""
+    model, task, source, classes = (
+        base.model,
+        situation.task,
+        situation.source,
+        situation.classes(situation.task),
+    )
+    relabelled, anchors = situation.relabelled_targets(), situation.anchored_targets()
+    if relabelled is None or anchors is None:
         return
     made = situation.impressions
-    says = (predict(base.model, made.x, task).float() / situation.temperature).softmax(1)
-    x, y = relabelled[0], F.one_hot(relabelled[1], classes).float()
-    random = torch.Generator().manual_seed(config.seed)
-    drawn = gaussian(base.train[task], classes, random)
+    x, y = relabelled
+    says = anchors[1][len(x) :]
+    drawn, labels = gaussian(base.train[task], classes, torch.Generator().manual_seed(config.seed))
+    drawn_targets = F.one_hot(labels, classes).float()
+    many = more(task, 2 * config.seed)
+    born_again = (own_logits(model, many.x, task).float() / situation.temperature).softmax(1)
+    truth = base.train[task]
     sets = {
         "labelled images alone (impressions off)": (x, y),
-        "labelled images + impressions as anchors": (torch.cat([x, made.x]), torch.cat([y, says])),
-        "labelled images + draws from each class": (
-            torch.cat([x, drawn[0]]),
-            torch.cat([y, F.one_hot(drawn[1], classes).float()]),
-        ),
+        "labelled images + impressions as anchors": anchors,
+        "labelled images + draws from each class": (torch.cat([x, drawn]), torch.cat([y, drawn_targets])),
         "impressions alone": (made.x, says),
-        "draws alone": (drawn[0], F.one_hot(drawn[1], classes).float()),
+        f"{MANY} times as many impressions alone (born again)": (many.x, born_again),
+        "draws alone": (drawn, drawn_targets),
     }
-    for name, (inputs, targets) in sets.items():
-        yield name, inputs, targets, source
-        yield f"{name}, own features", inputs, targets, task
-    truth = base.train[task]
-    yield "oracle: real old data", truth[0], F.one_hot(truth[1], classes).float(), source
+    readers = {
+        f"{name}{end}": (one, reader)
+        for name, one in sets.items()
+        for end, reader in (("", source), (", own features", task))
+    }
+    readers["oracle: real old data"] = (truth[0], F.one_hot(truth[1], classes).float()), source
+    test = base.test[task][0]
+    own = predict(model, test, task).float() / situation.temperature
+    for name, ((inputs, targets), reader) in readers.items():
+        head = fit_head(features_of(model, inputs, reader).float(), targets)
+        yield name, own + NEAR_WEIGHT * F.linear(features_of(model, test, reader).float(), *head)
+    for name, old in (
+        ("own head refined by agreeing gradients", (made.x, made.targets.argmax(1))),
+        ("own head refined, gated by real old data", truth),
+    ):
+        change = refined(situation, (x, y.argmax(1)), old) / situation.temperature
+        yield name, own + F.linear(features_of(model, test, task).float(), change)
 
 
-def gains(base: Base, situation: Situation, config: Config) -> dict[str, float]:
+def gains(base: Base, situation: Situation, config: Config, more: Replay) -> dict[str, float]:
     """Gain in points of each arm."""
     x, y = base.test[situation.task]
-    own = predict(base.model, x, situation.task).float()
-    before = accuracy(own, y)
-    found = {}
-    for name, inputs, targets, reader in arms(base, situation, config):
-        weight, bias = fit_head(features_of(base.model, inputs, reader).float(), targets)
-        read = F.linear(features_of(base.model, x, reader).float(), weight, bias)
-        after = own / situation.temperature + NEAR_WEIGHT * read
-        found[name] = 100 * (accuracy(after, y) - before)
-    return found
+    before = accuracy(predict(base.model, x, situation.task).float(), y)
+    found = arms(base, situation, config, more)
+    return {name: 100 * (accuracy(logits, y) - before) for name, logits in found}
 
 
 def judged(base: Base, situation: Situation) -> tuple[float, dict[str, bool]]:
@@ -145,20 +188,21 @@ def main() -> None:
     for seed in parse_seeds(options.seeds):
         config = load(options.config, [*options.overrides, f"seed={seed}"])
         base = learn_base(config, Console(quiet=True))
-        replay = _replay(base, config)
+        replay, more = _replay(base, config), _replay(base, config, MANY)
         pairs = [
             Situation(base.model, task, source, *base.train[source], replay, seed)
             for source in base.model.committed
             for task in most_similar(base.model, source, config.transfer.tasks)
         ]
         verdicts += [judged(base, pair) for pair in pairs]
-        found = [gains(base, pair, config) for pair in pairs]
+        found = [gains(base, pair, config, more) for pair in pairs]
         by_seed.append({name: float(np.mean([gain[name] for gain in found if gain])) for name in found[0]})
     show(by_seed, verdicts)
 
 
-def _replay(base: Base, config: Config) -> Callable:
+def _replay(base: Base, config: Config, times: int = 1) -> Replay:
     arguments = replay_arguments(config, base.pixel_range)
+    arguments["images"] *= times
     return cache(lambda task, draw: synthesise(base.model, task, seed=config.seed + draw, **arguments))
 
 

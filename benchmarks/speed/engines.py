@@ -1,7 +1,7 @@
 """What an engine adds to short runs: `python -m benchmarks.speed.engines --engine local`.
 
 A comparison of many short runs of scikit-learn digits, two at once, as a user would start it. Printed: wall
-seconds from one run's end to the end of the run that took its place (median); of these the run's own; the rest
+seconds from one run's end to that of the run that took its place (median); of these the run's own; the rest
 (starting, imports, pictures, handing over); of the whole command; and the peak memory of the command.
 Servers for Ray and SLURM: docs/scale.md.
 """

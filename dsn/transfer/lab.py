@@ -149,12 +149,9 @@ def information(situation: Situation, mechanism: str) -> tuple[Tensor, Tensor, f
     if mechanism in ("impressions", "gates"):
         made = situation.impressions
         return made.x, made.targets, FAR_WEIGHT
-    relabelled = situation.relabelled()
-    if relabelled is None:
-        return None
-    x, y = relabelled
-    targets = F.one_hot(y, situation.classes(situation.task)).float()
-    return x, targets, relabelled_weight(situation)
+    anchors = mechanism == "anchored"
+    samples = situation.anchored_targets() if anchors else situation.relabelled_targets()
+    return None if samples is None else (*samples, relabelled_weight(situation))
 
 
 def accuracy(logits: Tensor, y: Tensor) -> float:

@@ -14,7 +14,7 @@ from .assessment import features_of, remembered
 from .gates import open_gates
 from .linear import fit_head
 from .similarity import neurons_opened
-from .situation import Situation
+from .situation import Situation, Targets
 
 Head = tuple[Tensor, Tensor]
 """weight [classes, d], bias [classes]"""
@@ -54,13 +54,24 @@ def correspondence(situation: Situation) -> int | None:
     Near: heads on both tasks' features, z_k / T_k + w (V_k f_k + c_k) + w (V_t f_t + c_t), as in
     :func:`own_features` and :func:`source_features`. Else :func:`expert`.
     """
+    return _correspond(situation, situation.relabelled_targets())
+
+
+def anchored(situation: Situation) -> int | None:
+    """:func:`correspondence`, its heads fitted to impressions of the earlier task as well, which it labels.
+
+    They keep the old function where the later task's images say nothing, as distillation would.
+    """
+    return _correspond(situation, situation.anchored_targets())
+
+
+def _correspond(situation: Situation, samples: Targets | None) -> int | None:
     found = situation.correspondence
-    if found is None:
+    if found is None or samples is None:
         return None
     if not found.near:
         return expert(situation)
-    own, theirs = relabelled_head(situation, situation.task), relabelled_head(situation, situation.source)
-    assert own is not None and theirs is not None  # there is a correspondence
+    own, theirs = (_head(situation, reader, samples) for reader in (situation.task, situation.source))
     give(
         situation,
         added(situation, situation.task, NEAR_WEIGHT, own),
@@ -101,16 +112,9 @@ def own_features(situation: Situation) -> int | None:
     return 0 if _give_relabelled(situation, situation.task) else None
 
 
-def relabelled_head(situation: Situation, reader: int) -> Head | None:
-    """Weight and bias of a head on the features of ``reader``, fitted to the corresponding labels.
-
-    None if the later task has too few classes.
-    """
-    relabelled = situation.relabelled()
-    if relabelled is None:
-        return None
-    x, y = relabelled
-    targets = nn.functional.one_hot(y, situation.classes(situation.task)).float()
+def _head(situation: Situation, reader: int, samples: Targets) -> Head:
+    """Weight and bias of a head on the features of ``reader``, fitted to ``samples``."""
+    x, targets = samples
     return fit_head(features_of(situation.model, x, reader), targets.to(situation.model.device))
 
 
@@ -121,10 +125,11 @@ def relabelled_weight(situation: Situation) -> float:
 
 
 def _give_relabelled(situation: Situation, reader: int) -> bool:
-    head = relabelled_head(situation, reader)
-    if head is not None:
+    samples = situation.relabelled_targets()
+    if samples is not None:
+        head = _head(situation, reader, samples)
         give(situation, added(situation, reader, relabelled_weight(situation), head))
-    return head is not None
+    return samples is not None
 
 
 def impressions(situation: Situation) -> int:
@@ -164,6 +169,7 @@ def _opened(situation: Situation) -> int:
 
 MECHANISMS: dict[str, Callable[[Situation], int | None]] = {
     "correspondence": correspondence,
+    "anchored": anchored,
     "expert": expert,
     "source_features": source_features,
     "own_features": own_features,

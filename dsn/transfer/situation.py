@@ -9,6 +9,7 @@ from functools import cached_property
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from ..masking import MaskedModel
 from ..replay import Impressions
@@ -16,6 +17,8 @@ from .assessment import own_logits, remembered
 from .correspondence import SAMPLES, Correspondence, correspond
 
 Replay = Callable[[int, int], Impressions]  # (task, seed) -> impressions of the task
+Targets = tuple[Tensor, Tensor]
+"""x [n, ...], targets [n, classes], whose rows sum to 1"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,3 +77,20 @@ class Situation:
         mine[match] = torch.arange(len(match), device=self.y.device)
         shared = mine[y] >= 0
         return x[shared], mine[y[shared]]
+
+    def relabelled_targets(self) -> Targets | None:
+        """:meth:`relabelled`, its labels as targets."""
+        relabelled = self.relabelled()
+        if relabelled is None:
+            return None
+        x, y = relabelled
+        return x, F.one_hot(y, self.classes(self.task)).float()
+
+    def anchored_targets(self) -> Targets | None:
+        """:meth:`relabelled_targets`, and impressions of the earlier task with what it says of them."""
+        relabelled = self.relabelled_targets()
+        if relabelled is None:
+            return None
+        (x, targets), made = relabelled, self.impressions.x
+        says = (own_logits(self.model, made, self.task).float() / self.temperature).softmax(1)
+        return torch.cat([x, made.to(x.device)]), torch.cat([targets, says.to(targets.device)])

@@ -60,7 +60,9 @@ def test_a_trial_leaves_the_model_bit_equal(net: str, mechanism: str, acceptance
     assert found.policy == (found.transfer if found.accepted else 0.0)
 
 
-@pytest.mark.parametrize("mechanism", ["correspondence", "expert", "impressions", "current_images", "gates"])
+@pytest.mark.parametrize(
+    "mechanism", ["correspondence", "anchored", "expert", "impressions", "current_images", "gates"]
+)
 def test_the_gain_is_that_of_the_mechanism_itself(mechanism: str) -> None:
     model, x, y = two_tasks()
     found = trial(model, x, y, mechanism=mechanism)
@@ -68,6 +70,18 @@ def test_the_gain_is_that_of_the_mechanism_itself(mechanism: str) -> None:
     MECHANISMS[mechanism](Situation(model, 0, 1, x, y, replay_of(model, x)))
     assert found.accuracy == before
     assert found.transfer == accuracy(predict(model, x[20:], 0), y[20:]) - before
+
+
+def test_anchors_are_impressions_with_what_the_earlier_task_says_of_them() -> None:
+    model, x, y = two_tasks()
+    situation = Situation(model, 0, 1, x, y, replay_of(model, x))
+    labelled, targets = situation.relabelled_targets()
+    inputs, anchored = situation.anchored_targets()
+    made = situation.impressions.x
+    assert torch.equal(inputs, torch.cat([labelled, made]))
+    assert torch.equal(anchored[: len(labelled)], targets)
+    says = (predict(model, made, 0) / situation.temperature).softmax(1)
+    torch.testing.assert_close(anchored[len(labelled) :], says)
 
 
 @pytest.mark.parametrize("near", [True, False])

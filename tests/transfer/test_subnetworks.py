@@ -26,7 +26,7 @@ def test_a_cut_task_computes_what_a_transfer_made_of_it(
         given = Situation(model, 1, source, x, torch.arange(len(x)) % CLASSES, fake_replay(model, x))
         monkeypatch.setattr(Correspondence, "near", property(lambda _: near))
         attempt(given, mechanism, "always")
-    if mechanism == "expert" or (mechanism == "correspondence" and not near):
+    if mechanism == "expert" or (mechanism in ("correspondence", "anchored") and not near):
         assert any(lateral.pooled for lateral in model.lateral_heads(1))
     for task in range(3):
         assert_same(model.subnetwork(task), model, x[:20], task)
