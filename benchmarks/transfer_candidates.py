@@ -75,7 +75,7 @@ def refined(situation: Situation, new: Samples, old: Samples) -> Tensor:
     share = spread.square().cumsum(0) / spread.square().sum()
     axes = axes[: int((share < ENERGY).sum()) + 1]
     change = torch.zeros_like(head.weight)
-    step = 4 / float(torch.linalg.eigvalsh(f.T @ f / len(f))[-1])
+    step = 4 * len(f) / float(torch.linalg.matrix_norm(f, 2)) ** 2
 
     def gradient(features: Tensor, labels: Tensor) -> Tensor:
         logits = F.linear(features, head.weight + change, head.bias) / situation.temperature
