@@ -39,7 +39,16 @@ def closeness(situation: Situation) -> Judge | Decision:
     trained on at least ``RICHER`` times the samples. Each task keeps what its closest giver gave: a later one
     that is less close is refused, a closer one takes its place.
     """
-    decision = _judge_closeness(situation)
+    return _given_if(_judge_closeness(situation, RICHER), situation)
+
+
+def likeness(situation: Situation) -> Judge | Decision:
+    """:func:`closeness`, whatever the number of samples: also a task with no more data may see better."""
+    return _given_if(_judge_closeness(situation, 0.0), situation)
+
+
+def _given_if(decision: Decision, situation: Situation) -> Judge | Decision:
+    """``decision``, or, where it accepts, a judge who also records how close the giver is."""
     if not decision.accepted:
         return decision
 
@@ -51,7 +60,7 @@ def closeness(situation: Situation) -> Judge | Decision:
     return judge
 
 
-def _judge_closeness(situation: Situation) -> Decision:
+def _judge_closeness(situation: Situation, richer: float) -> Decision:
     model, task, source = situation.model, situation.task, situation.source
     own = remembered(model, task, "accuracy")
     samples, more = (remembered(model, t, "samples") for t in (task, source))
@@ -70,7 +79,7 @@ def _judge_closeness(situation: Situation) -> Decision:
         "kappa": found.kappa,
         "temperature_on_source": found.temperature,
     }
-    if more < RICHER * samples:
+    if more < richer * samples:
         reason = f"task {source} has hardly more data: {more / samples:.1f} times the samples"
         return Decision(False, reason, measures)
     if found.agreement < AGREEMENT:
@@ -83,8 +92,9 @@ def _judge_closeness(situation: Situation) -> Decision:
     if given is not None and share <= given:
         reason = f"a closer task has given already: {given:.0%} of the accuracy kept there, {share:.0%} here"
         return Decision(False, reason, measures)
+    why = "is close and has more data" if richer else "is close"
     reason = (
-        f"task {source} is close and has more data: {share:.0%} of the accuracy is kept on its images, "
+        f"task {source} {why}: {share:.0%} of the accuracy is kept on its images, "
         f"{more / samples:.1f} times the samples"
     )
     return Decision(True, reason, measures)
@@ -117,6 +127,7 @@ def always(_situation: Situation) -> Judge:
 
 ACCEPTANCE: dict[str, Callable[[Situation], Judge | Decision]] = {
     "closeness": closeness,
+    "likeness": likeness,
     "held_out_impressions": held_out_impressions,
     "always": always,
 }
