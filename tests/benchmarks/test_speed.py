@@ -15,6 +15,7 @@ from benchmarks.speed import checkpoint, step
 
 SMALL = {
     "checkpoint": "",
+    "engines": "--runs 3",
     "epoch": "--images 64 --widths 8 --rounds 1 --naive",
     "impressions": "--images 8 --steps 2 --epochs 1 --hidden 16 --reference-steps-run 1",
     "imagenet": "--images 8 --side 32",
