@@ -28,7 +28,7 @@ from dsn.experiment.labs.transfer import Base, learn_base
 from dsn.replay import synthesise
 from dsn.transfer import Decision, Situation, most_similar
 from dsn.transfer.acceptance import closeness
-from dsn.transfer.assessment import features_of, own_logits, predict, remembered
+from dsn.transfer.assessment import features_of, predict, remembered
 from dsn.transfer.backward import TaskState
 from dsn.transfer.lab import Samples, accuracy
 from dsn.transfer.linear import fit_head
@@ -106,14 +106,13 @@ def arms(base: Base, situation: Situation, config: Config, more: Replay) -> Iter
     drawn, labels = gaussian(base.train[task], classes, torch.Generator().manual_seed(config.seed))
     drawn_targets = F.one_hot(labels, classes).float()
     many = more(task, 2 * config.seed)
-    born_again = (own_logits(model, many.x, task).float() / situation.temperature).softmax(1)
     truth = base.train[task]
     sets = {
         "labelled images alone (impressions off)": (x, y),
         "labelled images + impressions as anchors": anchors,
         "labelled images + draws from each class": (torch.cat([x, drawn]), torch.cat([y, drawn_targets])),
         "impressions alone": (made.x, says),
-        f"{MANY} times as many impressions alone (born again)": (many.x, born_again),
+        f"{MANY} times as many impressions alone (born again)": (many.x, situation.says_of(many.x)),
         "draws alone": (drawn, drawn_targets),
     }
     readers = {

@@ -1,5 +1,6 @@
 """What a task keeps beside its mask: numbers about it, and what it has been given by later tasks."""
 
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -25,12 +26,12 @@ class Follower:
         return self.norm or self.path
 
 
-class Closed:
-    """A destination of ``state_dict`` that takes no tensors of what is closed, but the module itself."""
+class OpenState(OrderedDict[str, Tensor]):
+    """A destination of ``state_dict`` without what is closed: that is in ``closed``, by its prefix."""
 
-    def leave(self, module: nn.Module, prefix: str) -> None:
-        """Of ``module``, all names in the state begin with ``prefix``."""
-        raise NotImplementedError
+    def __init__(self) -> None:
+        super().__init__()
+        self.closed: dict[str, nn.Module] = {}
 
 
 class OfTasks(nn.ModuleDict):
@@ -78,16 +79,16 @@ class OfTasks(nn.ModuleDict):
         return self
 
     def state_dict(self, *args: Any, **kwargs: Any) -> Any:
-        """As ever; a :class:`Closed` destination gets what is closed as modules."""
+        """As ever; an :class:`OpenState` gets what is closed as modules."""
         destination = kwargs.get("destination")
-        if not isinstance(destination, Closed):
+        if not isinstance(destination, OpenState):
             return super().state_dict(*args, **kwargs)
         for task, module in self.items():
             prefix = f"{kwargs.get('prefix', '')}{task}."
             if self.is_open(task):
                 module.state_dict(**{**kwargs, "prefix": prefix})
             else:
-                destination.leave(module, prefix)
+                destination.closed[prefix] = module
         return destination
 
 

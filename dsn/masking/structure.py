@@ -206,6 +206,11 @@ class Structure(nn.Module):
         rows = len(self.committed) if before is None else self.tasks.index(before)
         return {path: gate.used(rows) for path, gate in self.gates_by_path.items()}
 
+    @property
+    def belongings(self) -> tuple[OfTasks, ...]:
+        """What each task has beside its mask and norms, by kind."""
+        return self.heads, self.records, self.laterals
+
     def record(self, task: int) -> TaskRecord:
         """What ``task`` keeps beside its mask."""
         return cast(TaskRecord, self.records[str(task)])

@@ -206,7 +206,7 @@ class TaskLife(Computes):
             self.edges.drop(task)
         for norm in self.norms():
             norm.drop_task(task)
-        for owned in (self.heads, self.records, self.laterals):
+        for owned in self.belongings:
             del owned[str(task)]
         self.clear_divergence()
         self.tasks.remove(task)
@@ -243,7 +243,7 @@ class TaskLife(Computes):
         """:meth:`freeze`, whatever the values are."""
         for norm in self.norms():
             norm.freeze(task)
-        for owned in (self.heads, self.records, self.laterals):
+        for owned in self.belongings:
             owned.close(str(task))
         for parameter in self.own_parameters(task):
             parameter.requires_grad_(False)
@@ -259,7 +259,7 @@ class TaskLife(Computes):
             raise InputError(f"task {task} cannot be trained again: task {self.tasks[-1]} came after it")
         for norm in self.norms():
             norm.thaw(task)
-        for owned in (self.heads, self.records, self.laterals):
+        for owned in self.belongings:
             owned.reopen(str(task))
         for parameter in self.own_parameters(task):
             parameter.requires_grad_(True)

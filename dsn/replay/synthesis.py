@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from ..errors import InputError
 from ..masking import MaskedModel
+from ..masking.layers import evaluating
 from .allocation import allocate
 from .compact import compact_pass
 from .generators import GENERATORS, Loss, Setting
@@ -197,12 +198,10 @@ def _undisturbed(model: MaskedModel) -> Iterator[None]:
 
     Other threads that compute with the model wait until then.
     """
-    with model.lock:
-        modes = {module: module.training for module in model.modules()}
+    with evaluating(model):
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         gates = [(gate, gate.values) for gate in model.gates_by_path.values()]
         norms = [(norm, norm.task) for norm in model.norms()]
-        model.eval()
         try:
             for parameter in trained:
                 parameter.requires_grad_(False)
@@ -211,8 +210,6 @@ def _undisturbed(model: MaskedModel) -> Iterator[None]:
         finally:
             for parameter in trained:
                 parameter.requires_grad_(True)
-            for module, mode in modes.items():
-                module.training = mode
             for gate, values in gates:
                 gate.values = values
             for norm, selected in norms:

@@ -49,7 +49,11 @@ class Situation:
     @cached_property
     def outputs(self) -> Tensor:
         """What the earlier task says of the later task's images: calibrated probabilities [n, classes]."""
-        return (own_logits(self.model, self.x, self.task) / self.temperature).softmax(1)
+        return self.says_of(self.x)
+
+    def says_of(self, x: Tensor) -> Tensor:
+        """What the earlier task says of x [n, ...]: calibrated probabilities [n, classes]."""
+        return (own_logits(self.model, x, self.task) / self.temperature).softmax(1)
 
     @cached_property
     def impressions(self) -> Impressions:
@@ -92,5 +96,5 @@ class Situation:
         if relabelled is None:
             return None
         (x, targets), made = relabelled, self.impressions.x
-        says = (own_logits(self.model, made, self.task).float() / self.temperature).softmax(1)
-        return torch.cat([x, made.to(x.device)]), torch.cat([targets, says.to(targets.device)])
+        says = self.says_of(made).to(targets.device, targets.dtype)
+        return torch.cat([x, made.to(x.device)]), torch.cat([targets, says])

@@ -32,6 +32,7 @@ from torch import Tensor, nn
 from ..bits import pack_bits
 from ..kinds import per_edge, per_neuron
 from ..reach import laid_out, narrow_columns
+from ..state.snapshot import Snapshot
 from ..structure import Structure
 from .initial_values import initial_values
 from .layer import LayerEdges
@@ -60,7 +61,7 @@ class Edges(nn.Module):
         self.register_buffer("seed", torch.randint(2**31, ()))
         self._seed = int(self.seed)  # on the host
         self._still: tuple[tuple[object, ...], dict[str, Tensor], dict[str, Tensor]] | None = None
-        self._cache: dict[int, tuple[list[Tensor], tuple[object, ...], dict[str, Tensor]]] = {}
+        self._cache: dict[int, tuple[Snapshot, dict[str, Tensor]]] = {}
         edges = sum(layer.weight.numel() for _, layer in model.layer_modules())
         few = max(WHOLE_BYTES, WHOLE_SHARE * edges / 8)
         for path, layer in model.layer_modules():
@@ -171,17 +172,13 @@ class Edges(nn.Module):
         sources += [*self.own_parameters(task), self.seed]
         sources += [bits for _, e in self.by_path() if (bits := e.bits.get(str(task))) is not None]
         with torch.inference_mode(False), torch.no_grad():
-            if any(source.is_inference() for source in sources):  # such a tensor does not count its changes
-                return self._committed(model, task)
-            key: tuple[object, ...] = tuple((s._version, s.data_ptr(), s.stride()) for s in sources)
             kept = self._cache.pop(task, None)
-            same = kept is not None and len(kept[0]) == len(sources) and kept[1] == key
-            if kept is None or not same or any(a is not b for a, b in zip(kept[0], sources, strict=True)):
-                kept = sources, key, self._committed(model, task)
+            if kept is None or not kept[0].holds((), sources):
+                kept = Snapshot((), sources), self._committed(model, task)
             self._cache[task] = kept
             while len(self._cache) > CACHED:
                 del self._cache[next(iter(self._cache))]
-            return kept[2]
+            return kept[1]
 
     def _learnt(self, model: Structure, task: int) -> dict[str, Tensor]:
         found: dict[str, Tensor] = {}

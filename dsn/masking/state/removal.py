@@ -256,7 +256,7 @@ def _take_out(model: TaskLife, gone: list[int]) -> None:
             gate.remove(row)
             gate.values = None
         model.tasks.remove(task)
-        for parts in (model.heads, model.records, model.laterals):
+        for parts in model.belongings:
             del parts[str(task)]
         for norm in model.norms():
             norm.drop_task(task)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import operator
-from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import chain
 
 from torch import Tensor, nn
 
-from ..records import Closed, Counting
+from ..records import Counting, OpenState
 
 _INSIDE = operator.attrgetter("_parameters", "_buffers", "_modules")
 
@@ -29,9 +28,9 @@ class Snapshot:
         self._counting = [part for part in parts if isinstance(part, Counting)]
         self._parts = [part for part in parts if not isinstance(part, Counting)]
         self._there = self._look()
-        self._parameters = [p for part in self._parts for p in part.parameters(recurse=False)]
-        buffers = [buffer for part in self._parts for buffer in part.buffers(recurse=False)]
-        self._tensors = [*self._parameters, *buffers, *tensors]
+        parameters = [p for part in self._parts for p in part.parameters(recurse=False)]
+        self._movable = [*parameters, *tensors]  # a buffer that moves is another tensor
+        self._tensors = [*self._movable, *(b for part in self._parts for b in part.buffers(recurse=False))]
         countable = not any(tensor.is_inference() for tensor in self._tensors)
         self._counts = self._count() if countable else None
 
@@ -45,10 +44,10 @@ class Snapshot:
         """Parameters, buffers and children; torch may give a module another dict of them."""
         return list(chain.from_iterable(map(dict.values, chain.from_iterable(map(_INSIDE, self._parts)))))
 
-    def _count(self) -> list[int]:
-        """Changes, writes, and where parameters are: those that move stay the same tensors."""
-        places = [parameter.data_ptr() for parameter in self._parameters]
-        return [c.changes for c in self._counting] + [t._version for t in self._tensors] + places
+    def _count(self) -> tuple[object, ...]:
+        """Changes, writes, and where and how tensors lie that stay the same when they are moved."""
+        places = [(tensor.data_ptr(), tensor.stride()) for tensor in self._movable]
+        return [c.changes for c in self._counting], [t._version for t in self._tensors], places
 
 
 def _parts(module: nn.Module) -> Iterator[nn.Module]:
@@ -92,11 +91,11 @@ class StateCopies:
     def of(self, model: nn.Module, *, closed_stay: bool = False) -> Mapping[str, Tensor]:
         """``model.state_dict()`` as it is now, copied. A copy of what stays is given out again: nobody may
         write into it. ``closed_stay``: what was closed at the last call is known to be what it was."""
-        taken = _Taken()
-        model.state_dict(destination=taken)
-        parts = [{name: on_cpu(tensor) for name, tensor in taken.items()}]
+        state = OpenState()
+        model.state_dict(destination=state)
+        parts = [{name: on_cpu(tensor) for name, tensor in state.items()}]
         before, self._known = self._known, {}
-        for prefix, module in taken.modules.items():
+        for prefix, module in state.closed.items():
             known = before.get(prefix)
             if known is None or not (closed_stay or known[0].holds([module])):
                 copies = {n: on_cpu(t) for n, t in module.state_dict(prefix=prefix).items()}
@@ -104,17 +103,6 @@ class StateCopies:
             self._known[prefix] = known
             parts.append(known[1])
         return Joined(parts)
-
-
-class _Taken(OrderedDict[str, Tensor], Closed):
-    """A state without what is closed, which stands beside it by its prefix."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.modules: dict[str, nn.Module] = {}
-
-    def leave(self, module: nn.Module, prefix: str) -> None:
-        self.modules[prefix] = module
 
 
 def on_cpu(tensor: Tensor) -> Tensor:

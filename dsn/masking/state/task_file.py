@@ -302,7 +302,7 @@ def _take_out(model: TaskLife, task: int, rows: int) -> None:
         gate.masks, gate.widths = gate.masks[:rows].clone(), gate.widths[:rows]
         gate.commit_widths = gate.commit_widths[:rows].clone()
         gate.logits = gate.values = None
-    for parts in (model.heads, model.records, model.laterals):
+    for parts in model.belongings:
         if str(task) in parts:
             del parts[str(task)]
     for norm in model.norms():
