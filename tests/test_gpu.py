@@ -18,6 +18,7 @@ from dsn.experiment.config.baselines import NAMES
 from dsn.replay import synthesise
 from tests.baselines.setups import CONV, NEVER_FORGET, config, learnt
 from tests.training.flat import dsn
+from tests.training.sharded import by_processes, hashes
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 GPU = torch.device("cuda")
@@ -167,6 +168,23 @@ def test_a_subnetwork_computes_what_its_task_does(edges):
         small = cl.model.subnetwork(task).eval()
         with torch.no_grad():
             assert torch.allclose(small(x), expected, rtol=1e-2, atol=1e-2)
+
+
+@pytest.fixture(scope="module")
+def alone():
+    """What one process learns of batches in parts."""
+    before = torch.backends.cudnn.deterministic, torch.get_num_threads()
+    torch.backends.cudnn.deterministic = True
+    torch.set_num_threads(1)
+    yield hashes((), "cuda")
+    torch.backends.cudnn.deterministic = before[0]
+    torch.set_num_threads(before[1])
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_processes_that_share_a_gpu_compute_the_bits_of_one(alone, tmp_path, count):
+    assert by_processes(count, tmp_path / "store", "cuda") == [alone] * count
+    assert len(set(alone.values())) == len(alone) >= 5
 
 
 @pytest.mark.parametrize("edges", EDGES)

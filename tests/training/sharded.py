@@ -1,11 +1,13 @@
-"""Small trainings in parts, for any number of processes: ``python -m tests.training.sharded STORE RANK OF``.
+"""Small trainings in parts, for any number of processes.
 
-Prints, as JSON, a hash of everything after each of ``CASES``.
+``python -m tests.training.sharded STORE RANK OF DEVICE`` prints, as JSON, a hash of everything after each of
+``CASES``. On a GPU all processes share one, which NCCL refuses: they exchange through the CPU, by gloo.
 """
 
 import hashlib
 import json
 import random
+import subprocess
 import sys
 import warnings
 from datetime import timedelta
@@ -18,7 +20,9 @@ from torch import nn
 from benchmarks import split_digits
 from dsn import backbones, mask_neurons
 from dsn.baselines import STRATEGIES, Setting
+from dsn.ranks import Ranks
 from dsn.storage import add_tensor, pack
+from dsn.training.shards import ShardedUpdate
 from tests.training.flat import dsn
 
 SHARDS = 4
@@ -69,6 +73,19 @@ class Draws(SupervisedPlugin):
         strategy.drawn = random.random() + np.random.rand() + float(torch.rand(()))
 
 
+class Staged(Ranks):
+    """Processes that share a GPU."""
+
+    def send(self, tensor, to):
+        super().send(tensor.cpu(), to)
+
+    def receive(self, tensor, source):
+        return tensor.copy_(super().receive(tensor.cpu(), source))
+
+    def of_first(self, tensor):
+        return tensor.copy_(super().of_first(tensor.cpu()))
+
+
 def stream(flat=False):
     config = split_digits.SplitDigitsConfig(tasks=2, train_per_class=11, validation=0.25, flatten=flat)
     return split_digits.build(config, 0)
@@ -78,18 +95,19 @@ def seed():
     random.seed(0), np.random.seed(0), torch.manual_seed(0)
 
 
-def make(name, shards=SHARDS, **more):
+def make(name, shards=SHARDS, device="cpu", **more):
     seed()
     backbone, settings = CASES[name]
     settings = settings | more
     edges = settings.pop("edges", "none")
     shape = (1, 64) if backbone is mlp else (1, 1, 8, 8)
-    model = mask_neurons(backbone(), example_input=torch.zeros(shape), edges=edges)
+    model = mask_neurons(backbone(), example_input=torch.zeros(shape), edges=edges).to(device)
     return dsn(
         model=model,
         optimizer=torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9),
         **{"train_epochs": 2, "train_mb_size": 9, "evaluator": None, "shards": shards} | settings,
         plugins=[Draws()],
+        device=torch.device(device),
     )
 
 
@@ -129,21 +147,39 @@ def hash_of_model(strategy):
     return digest.hexdigest()
 
 
-def hashes(baselines):
+def hashes(baselines, device="cpu"):
     images, flat = stream(), stream(flat=True)
     found = {}
     for name, (backbone, _) in CASES.items():
-        found[name] = hash_of(learn(make(name), flat if backbone is mlp else images))
+        found[name] = hash_of(learn(make(name, device=device), flat if backbone is mlp else images))
     for name in baselines:
         found[name] = hash_of_model(learn(baseline(name), images))
     return found
 
 
+def by_processes(count, store, device="cpu"):
+    """What each of ``count`` processes has found."""
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-m", "tests.training.sharded", store, str(rank), str(count), device],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(count)
+    ]
+    told = [process.communicate(timeout=600)[0] for process in started]
+    assert [process.returncode for process in started] == [0] * count
+    return [json.loads(text.splitlines()[-1]) for text in told]
+
+
 if __name__ == "__main__":
     warnings.simplefilter("ignore")
-    store, rank, count = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+    store, rank, count, device = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
     torch.set_num_threads(1)
+    if device != "cpu":
+        torch.backends.cudnn.deterministic = True
+        ShardedUpdate.ranks = property(lambda _strategy: Staged())
     torch.distributed.init_process_group(
         "gloo", init_method=f"file://{store}", rank=rank, world_size=count, timeout=timedelta(minutes=5)
     )
-    print(json.dumps(hashes(BASELINES if count == 2 else ())))
+    print(json.dumps(hashes(BASELINES if count == 2 and device == "cpu" else (), device)))

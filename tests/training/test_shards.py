@@ -1,9 +1,6 @@
 """A batch in parts: the same to the last bit by any number of processes, and nearly what it is in one."""
 
-import json
 import queue
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -15,7 +12,7 @@ from torch import nn
 from dsn import InputError
 from dsn.ranks import Ranks
 from dsn.training.shards import TreeSum, cut
-from tests.training.sharded import BASELINES, baseline, hashes, make, stream
+from tests.training.sharded import BASELINES, baseline, by_processes, hashes, make, stream
 
 pytestmark = pytest.mark.filterwarnings("ignore:task .* no free neuron")
 
@@ -112,18 +109,7 @@ def alone():
 
 @pytest.mark.parametrize("count", [2, 4])
 def test_any_number_of_processes_computes_the_same_bits(alone, tmp_path, count):
-    started = [
-        subprocess.Popen(
-            [sys.executable, "-m", "tests.training.sharded", tmp_path / "store", str(rank), str(count)],
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(count)
-    ]
-    told = [process.communicate(timeout=600)[0] for process in started]
-    assert [process.returncode for process in started] == [0] * count
-    for text in told:
-        found = json.loads(text.splitlines()[-1])
+    for found in by_processes(count, tmp_path / "store"):
         assert found == {name: alone[name] for name in found}
         assert len(found) >= 3
     assert len(set(alone.values())) == len(alone)
