@@ -6,10 +6,16 @@ from torch.nn import functional as F
 
 from dsn import ProtectedWeights, backbones, grow, mask_neurons
 from dsn.masking.records import Lateral
+from dsn.masking.state import snapshot
 from dsn.masking.state.carried import CarriedFingerprints
 from dsn.masking.state.fingerprint import Fingerprints
 
 TASKS = 4
+
+
+@pytest.fixture(autouse=True)
+def small_blocks(monkeypatch):
+    monkeypatch.setattr(snapshot, "BLOCK", 2)
 
 
 def network(name):

@@ -14,8 +14,13 @@ from dsn import backbones, mask_neurons
 from dsn.masking.layers import evaluating
 from dsn.masking.records import Lateral, OfTasks, in_use
 from dsn.masking.state import snapshot
-from dsn.masking.state.snapshot import Snapshot, StateCopies
+from dsn.masking.state.snapshot import Snapshot, Snapshots, StateCopies
 from dsn.transfer.backward import TaskState
+
+
+@pytest.fixture(autouse=True)
+def small_blocks(monkeypatch):
+    monkeypatch.setattr(snapshot, "BLOCK", 2)
 
 
 @functools.cache
@@ -185,6 +190,36 @@ def test_a_snapshot_sees_what_torch_counts(change, seen):
     assert before.holds([module])
     change(module)
     assert before.holds([module]) is not seen
+
+
+@given(
+    steps=st.lists(
+        st.tuples(st.sampled_from(["add", "drop", "write", "replace", "beside", "ask"]), st.integers(0, 6)),
+        max_size=60,
+    )
+)
+def test_of_many_what_was_written_is_found_and_nothing_else(steps):
+    held, many, changed = {}, Snapshots(), set()
+    for step, key in [*steps, ("ask", 0)]:
+        if step == "ask":
+            assert many.written(held) == changed
+            assert not many.written(held) and not many.written(held, known_stay=True)
+            changed = set()
+        elif step == "add":
+            held[key] = [nn.Linear(1, 1, bias=False)], [torch.zeros(1)]
+            changed.add(key)
+        elif step == "drop":
+            held.pop(key, None)
+            changed.discard(key)
+        elif key in held:
+            modules, beside = held[key]
+            if step == "write":
+                modules[0].weight.detach().add_(1)
+            elif step == "replace":
+                held[key] = [nn.Linear(1, 1)], beside
+            else:
+                held[key] = modules, [torch.zeros(1)]
+            changed.add(key)
 
 
 def test_what_was_made_in_inference_mode_never_stays():

@@ -11,7 +11,7 @@ import hashlib
 from typing import cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ...storage import add_tensor
 from ..computes import Computes
@@ -19,7 +19,7 @@ from ..layers import evaluating
 from ..protection import protected_places
 from ..records import Lateral
 from .fingerprint import Fingerprint, Fingerprints, whole_hash
-from .snapshot import Snapshot
+from .snapshot import Held, Snapshots
 
 
 class CarriedFingerprints(Fingerprints):
@@ -31,7 +31,8 @@ class CarriedFingerprints(Fingerprints):
 
     def __init__(self, model: Computes) -> None:
         super().__init__(model)
-        self._hashed: dict[int, tuple[Snapshot, str]] = {}
+        self._hashed: dict[int, tuple[str, list[int]]] = {}
+        self._snapshots = Snapshots[int]()
 
     def of(self, *tasks: int) -> list[Fingerprint]:
         """The fingerprints of ``tasks`` as they are now."""
@@ -40,7 +41,8 @@ class CarriedFingerprints(Fingerprints):
             parts = self._all_parts()
             found = {}
             for task in tasks:
-                own = (parts[task], *(parts[source] for source in self._sources(task)))
+                digest, sources = parts[task]
+                own = (digest, *(parts[source][0] for source in sources))
                 before = known.get(task)
                 found[task] = (own, before[1] if before and before[0] == own else self._one(task))
             self._known = known | found
@@ -75,16 +77,18 @@ class CarriedFingerprints(Fingerprints):
             add_tensor(digest, shared[name][place])
         return digest.hexdigest()
 
-    def _all_parts(self) -> dict[int, str]:
-        """A hash of what belongs to each committed task alone."""
-        before = self._hashed if self._masks_are_as_they_were() else {}
-        self._hashed = {}
-        for task in self.model.committed:
-            own, known = self._own(task), before.get(task)
-            if known is None or not known[0].holds(*own):
-                known = Snapshot(*own), self._parts(task)
-            self._hashed[task] = known
-        return {task: parts for task, (_, parts) in self._hashed.items()}
+    def _all_parts(self) -> dict[int, tuple[str, list[int]]]:
+        """A hash of what belongs to each committed task alone, and the tasks that it reads."""
+        known = self._hashed if self._masks_are_as_they_were() else {}
+        held = self._held()
+        written = self._snapshots.written(held)
+        self._hashed = {
+            task: (self._parts(task), self._sources(task))
+            if task in written or task not in known
+            else known[task]
+            for task in held
+        }
+        return self._hashed
 
     def _masks_are_as_they_were(self) -> bool:
         """Whether the tasks of the last call are the first ones still, with the masks that they had."""
@@ -95,16 +99,19 @@ class CarriedFingerprints(Fingerprints):
             return False
         return all(masks[: len(old)].equal(old) for masks, old in zip(now, before[1], strict=True))
 
-    def _own(self, task: int) -> tuple[list[nn.Module], list[Tensor]]:
-        """All that ``task`` alone has, but for its masks: modules, and tensors beside them."""
-        model, tensors = self.model, list[Tensor]()
-        modules = [model.heads[str(task)], model.lateral_heads(task), *(n.of(task) for n in model.norms())]
-        if model.edges is not None:
-            for _, edges in model.edges.by_path():
-                tensors += edges.of(task)
-                if (bits := edges.bits.get(str(task))) is not None:
-                    tensors.append(bits)
-        return modules, tensors
+    def _held(self) -> dict[int, Held]:
+        """All that each committed task alone has, but for its masks."""
+        model, tasks = self.model, self.model.committed
+        kinds = [model.heads, model.laterals, *(norm.tasks for norm in model.norms())]
+        modules = zip(*([kind[str(task)] for task in tasks] for kind in kinds), strict=True)
+        return dict(zip(tasks, zip(modules, map(self._of_edges, tasks), strict=True), strict=True))
+
+    def _of_edges(self, task: int) -> list[Tensor]:
+        """What the edges of ``task`` have alone."""
+        if self.model.edges is None:
+            return []
+        parts = [(edges.of(task), edges.bits.get(str(task))) for _, edges in self.model.edges.by_path()]
+        return [tensor for values, bits in parts for tensor in (*values, bits) if tensor is not None]
 
     def _parts(self, task: int) -> str:
         """A hash of what belongs to ``task`` alone."""

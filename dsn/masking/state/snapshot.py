@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import chain
+from typing import Generic, TypeVar
 
 from torch import Tensor, nn
 
 from ..records import Counting, OpenState
 
 _INSIDE = operator.attrgetter("_parameters", "_buffers", "_modules")
+BLOCK = 32
+"""so many of what stays are asked at once"""
+Key = TypeVar("Key", bound=Hashable)
+Held = tuple[Sequence[nn.Module], Sequence[Tensor]]
+"""modules, and tensors beside them"""
 
 
 class Snapshot:
@@ -62,6 +68,44 @@ def _same(one: Sequence[object], other: Sequence[object]) -> bool:
     return len(one) == len(other) and all(map(operator.is_, one, other))
 
 
+class Snapshots(Generic[Key]):
+    """One of each of many, by a key. What stays is asked in blocks: a question about all costs little."""
+
+    def __init__(self) -> None:
+        self._single: dict[Key, Snapshot] = {}
+        self._blocks: dict[tuple[Key, ...], Snapshot] = {}
+
+    def written(self, now: Mapping[Key, Held], *, known_stay: bool = False) -> set[Key]:
+        """Those of ``now`` that are new, or in which something was replaced or written since the last call.
+
+        ``known_stay``: those of the last call are known to be what they were.
+        """
+        for key in self._single.keys() - now.keys():
+            del self._single[key]
+        self._blocks = {
+            keys: block
+            for keys, block in self._blocks.items()
+            if all(map(now.__contains__, keys)) and (known_stay or block.holds(*_together(now, keys)))
+        }
+        asked = set(chain.from_iterable(self._blocks))
+        stay, found = list[Key](), set[Key]()
+        for key in [key for key in now if key not in asked]:
+            if key in self._single and (known_stay or self._single[key].holds(*now[key])):
+                stay.append(key)
+            else:
+                self._single[key] = Snapshot(*now[key])
+                found.add(key)
+        for first in range(0, 0 if known_stay else len(stay) - BLOCK + 1, BLOCK):
+            keys = tuple(stay[first : first + BLOCK])
+            self._blocks[keys] = Snapshot(*_together(now, keys))
+        return found
+
+
+def _together(held: Mapping[Key, Held], keys: Sequence[Key]) -> Held:
+    modules, tensors = zip(*map(held.__getitem__, keys), strict=True)
+    return list(chain.from_iterable(modules)), list(chain.from_iterable(tensors))
+
+
 class Joined(Mapping[str, Tensor]):
     """Several mappings as one, which is made when it is asked for."""
 
@@ -86,23 +130,25 @@ class StateCopies:
     """Copies of a model's state on the CPU; what closed tasks have is copied anew where it was written."""
 
     def __init__(self) -> None:
-        self._known: dict[str, tuple[Snapshot, dict[str, Tensor]]] = {}
+        self._known: dict[str, dict[str, Tensor]] = {}
+        self._snapshots = Snapshots[str]()
 
     def of(self, model: nn.Module, *, closed_stay: bool = False) -> Mapping[str, Tensor]:
         """``model.state_dict()`` as it is now, copied. A copy of what stays is given out again: nobody may
         write into it. ``closed_stay``: what was closed at the last call is known to be what it was."""
         state = OpenState()
         model.state_dict(destination=state)
-        parts = [{name: on_cpu(tensor) for name, tensor in state.items()}]
-        before, self._known = self._known, {}
-        for prefix, module in state.closed.items():
-            known = before.get(prefix)
-            if known is None or not (closed_stay or known[0].holds([module])):
-                copies = {n: on_cpu(t) for n, t in module.state_dict(prefix=prefix).items()}
-                known = Snapshot([module]), copies
-            self._known[prefix] = known
-            parts.append(known[1])
-        return Joined(parts)
+        held: dict[str, Held] = {prefix: ((module,), ()) for prefix, module in state.closed.items()}
+        written = self._snapshots.written(held, known_stay=closed_stay)
+        self._known = {
+            prefix: _copies(module, prefix) if prefix in written else self._known[prefix]
+            for prefix, module in state.closed.items()
+        }
+        return Joined([{name: on_cpu(tensor) for name, tensor in state.items()}, *self._known.values()])
+
+
+def _copies(module: nn.Module, prefix: str) -> dict[str, Tensor]:
+    return {name: on_cpu(tensor) for name, tensor in module.state_dict(prefix=prefix).items()}
 
 
 def on_cpu(tensor: Tensor) -> Tensor:
