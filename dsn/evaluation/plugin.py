@@ -52,7 +52,8 @@ class TransferMetrics(PluginMetric[dict[str, float | None]]):
         """Forget everything, for a new run."""
         self.order: list[int] = []  # task labels, in training order
         self._accuracy: dict[int, dict[int, float]] = {}  # row: task label: accuracy
-        self._lines: dict[int, Matrix] = {}  # rows before the last, once asked for
+        self._table: Matrix = np.empty((0, 0))  # the rows below as the matrix has them, and room for more
+        self._settled = 0  # so many of them stay
         self._kept: dict[int, list[Any]] = {}  # rows before the last, once kept
         self._counted: dict[int, list[Tensor | int]] = {}  # task label: correct, seen
         self._whole = 0  # so many rows are complete for certain
@@ -95,28 +96,26 @@ class TransferMetrics(PluginMetric[dict[str, float | None]]):
     @property
     def matrix(self) -> Matrix:
         """R [T, T] over the T tasks trained so far, NaN where not evaluated."""
-        return self.rows(range(len(self.order)))
+        return self._rows().copy()
 
     def rows(self, wanted: Sequence[int]) -> Matrix:
         """The rows ``wanted`` of the matrix, [rows, T]."""
-        place = {label: k for k, label in enumerate(self.order)}
-        values = np.full((len(wanted), len(place)), np.nan)
-        for at, row in enumerate(wanted):
-            line = self._line(row, place)
-            values[at, : len(line)] = line
-        return values
+        return self._rows()[list(wanted)]
 
-    def _line(self, row: int, place: dict[int, int]) -> Matrix:
-        """A row of the matrix; one before the last stays as it is once all its tasks have been trained."""
-        if row in self._lines:
-            return self._lines[row]
-        of = self._accuracy.get(row, {})
-        known = {place[label]: value for label, value in of.items() if label in place}
-        line = np.full(1 + max(known, default=-1), np.nan)
-        line[list(known)] = list(known.values())
-        if row < len(place) - 1 and len(known) == len(of):
-            self._lines[row] = line
-        return line
+    def _rows(self) -> Matrix:
+        """The matrix, not to be written to. A row before the last stays once all its tasks are trained."""
+        size = len(self.order)
+        if len(self._table) < size:
+            self._table, self._settled = np.full((2 * size, 2 * size), np.nan), 0
+        place = {label: k for k, label in enumerate(self.order)}
+        for row in range(self._settled, size):
+            of = self._accuracy.get(row, {})
+            known = {place[label]: value for label, value in of.items() if label in place}
+            self._table[row] = np.nan
+            self._table[row, list(known)] = list(known.values())
+            if row == self._settled < size - 1 and len(known) == len(of):
+                self._settled += 1
+        return self._table[:size, :size]
 
     @property
     def random(self) -> list[float] | None:
@@ -130,7 +129,7 @@ class TransferMetrics(PluginMetric[dict[str, float | None]]):
         if not self._is_whole():
             return {}
         independent = None if self.independent is None else self.independent[: len(self.order)]
-        return all_metrics(self.matrix, independent, self.random)
+        return all_metrics(self._rows(), independent, self.random)
 
     def _is_whole(self) -> bool:
         """Whether each row has all tasks that were trained by then; rows before the last stay."""
@@ -162,6 +161,7 @@ class TransferMetrics(PluginMetric[dict[str, float | None]]):
     def _forget_row(self) -> None:
         self.order.pop()
         self._accuracy.pop(len(self.order), None)
+        self._settled = 0  # earlier rows may have been evaluated on it, in a column that is another's now
 
     def before_eval(self, strategy: Any) -> None:
         self._counted = {}

@@ -10,7 +10,7 @@ from avalanche.evaluation.metrics import accuracy_metrics
 from avalanche.models import MTSimpleMLP
 from avalanche.training import Naive
 from avalanche.training.plugins import EvaluationPlugin
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from sklearn.datasets import load_digits
 from torch.utils.data import TensorDataset
@@ -143,6 +143,7 @@ STEPS = st.lists(
 
 
 @given(STEPS)
+@example([("train", 0), ("eval", {0: 1, 1: 2}), ("fail", 1), ("look", None), ("train", 2)])
 @settings(deadline=None, max_examples=400)
 def test_rows_that_were_asked_for_before_are_those_of_a_matrix_made_anew(steps):
     """Training that ended or failed, evaluations of any tasks, twice or never, in any order."""
