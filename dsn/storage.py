@@ -6,11 +6,13 @@ A file is replaced in one step and reaches the disk before the step is made.
 """
 
 import errno
+import gc
 import hashlib
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -38,16 +40,29 @@ def write_tree(path: Path, tree: Tree, *, format: str, version: int) -> None:
 
 def pack(tree: Tree, *, format: str, version: int) -> bytes:
     """The bytes of a file that holds ``tree``. Raises TypeError for a value that is no tree."""
-    tensors: dict[str, Tensor] = {}
-    plain = _encode(tree, "", tensors)
-    places: set[int] = set()
-    for name, value in tensors.items():
-        if value.numel() and value.data_ptr() in places:
-            tensors[name] = value.clone()
-        places.add(value.data_ptr())
-    header = {"format": format, "version": version}
-    header |= {"sha256": checksum(header, plain, tensors), "tree": plain}
-    return serialize(tensors, metadata={KEY: json.dumps(header, allow_nan=False)})
+    with _uncollected():
+        tensors: dict[str, Tensor] = {}
+        plain = _encode(tree, "", tensors)
+        places: set[int] = set()
+        for name, value in tensors.items():
+            if value.numel() and value.data_ptr() in places:
+                tensors[name] = value.clone()
+            places.add(value.data_ptr())
+        header = {"format": format, "version": version}
+        header |= {"sha256": checksum(header, plain, tensors), "tree": plain}
+        return serialize(tensors, metadata={KEY: json.dumps(header, allow_nan=False)})
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """No collection of cycles while a great many objects without any are made: it would go through all."""
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collecting:
+            gc.enable()
 
 
 def read_tree(path: Path, *, format: str, version: int) -> Tree:
