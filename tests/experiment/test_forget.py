@@ -65,9 +65,9 @@ def test_what_is_left_verifies_by_the_hashes_of_the_run(runs, name: str, tmp_pat
     kept = [(row.tasks[-1], row) for row in first.certificate if row.tasks[-1] not in gone]
     for (task, row), new in zip(kept, result.certificate, strict=True):
         assert new.tasks[-1] == task
-        assert new.of(task).weights == row.of(task).weights
+        assert new.by_task()[task].weights == row.by_task()[task].weights
         if task not in result.forgotten[0].unread:
-            assert new.of(task) == row.of(task)
+            assert new.by_task()[task] == row.by_task()[task]
     stored = b"".join(contents(out).values())
     for key, value in state.items():
         theirs = any(f".{task}." in key for task in gone) and key.partition(".")[0] != "edges"

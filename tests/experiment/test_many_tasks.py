@@ -82,10 +82,10 @@ def row(tasks, logits):
 
 def test_a_row_keeps_what_is_new_or_changed_and_the_rows_say_all_again():
     first, second, third = row([3], ["x"]), row([3, 0], ["x", "y"]), row([3, 0, 1], ["x", "z", "y"])
-    assert unchanged({}, first) == [] and unchanged(first.by_task(), second) == [3]
+    assert unchanged({}, first.by_task()) == [] and unchanged(first.by_task(), second.by_task()) == [3]
     kept = [first, row([0], ["y"]), row([0, 1], ["z", "y"])]
     made = []
     for full in (first, second, third):
-        made.append(changes(standing(made), full))
+        made.append(changes(standing(made), full.by_task()))
     assert made == kept and whole(made) == whole([first, second, third]) == [first, second, third]
     assert standing(made) == third.by_task()

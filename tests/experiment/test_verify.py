@@ -410,7 +410,10 @@ def test_the_rows_alone_decide():
     given = Transfer(
         task=0, source=1, mechanism="m", similarity=1, neurons=0, accepted=True, reason="", measures={}
     )
-    told = lambda rows, now, transfers: [v.status for v in judge(rows, now, transfers, same_machine=True)]  # noqa: E731
+
+    def told(rows, now, transfers):
+        return [v.status for v in judge(rows, now.by_task(), transfers, same_machine=True)]
+
     assert told([row("a"), row("a", "b")], row("a", "b"), []) == ["unchanged", "unchanged"]
     assert told([row("a"), row("c", "b")], row("c", "b"), [given]) == [CHANGED, "unchanged"]
     assert told([row("a"), row("c", "b")], row("c", "b"), []) == ["BROKEN", "unchanged"]

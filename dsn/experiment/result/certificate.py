@@ -19,10 +19,10 @@ ROUNDING = 2e-3
 """by how much the levels of logits may differ, relatively, that other kernels compute from equal weights"""
 
 
-def row_of(fingerprints: Fingerprints) -> Row:
+def row_of(fingerprints: Fingerprints) -> dict[int, Fingerprint]:
     """The fingerprints of all committed tasks, now."""
     tasks = fingerprints.model.committed
-    return Row.made(dict(zip(tasks, fingerprints.of(*tasks), strict=True)))
+    return dict(zip(tasks, fingerprints.of(*tasks), strict=True))
 
 
 def standing(rows: Iterable[Row]) -> dict[int, Fingerprint]:
@@ -39,14 +39,14 @@ def whole(rows: Iterable[Row]) -> list[Row]:
     return [Row.made(found := found | row.by_task()) for row in rows]
 
 
-def unchanged(before: Mapping[int, Fingerprint], now: Row) -> list[int]:
+def unchanged(before: Mapping[int, Fingerprint], now: Mapping[int, Fingerprint]) -> list[int]:
     """The tasks that are ``now`` what they were ``before``."""
-    return [task for task, found in now.by_task().items() if before.get(task) == found]
+    return [task for task, found in now.items() if before.get(task) == found]
 
 
-def changes(before: Mapping[int, Fingerprint], now: Row) -> Row:
+def changes(before: Mapping[int, Fingerprint], now: Mapping[int, Fingerprint]) -> Row:
     """``now`` without the tasks that are what they were ``before``: what a run keeps of it."""
-    return Row.made({task: found for task, found in now.by_task().items() if before.get(task) != found})
+    return Row.made({task: found for task, found in now.items() if before.get(task) != found})
 
 
 @dataclass(frozen=True)
@@ -62,18 +62,18 @@ class Verdict:
 
 
 def judge(
-    rows: Sequence[Row], now: Row, transfers: Sequence[Transfer], *, same_machine: bool
+    rows: Sequence[Row], now: Mapping[int, Fingerprint], transfers: Sequence[Transfer], *, same_machine: bool
 ) -> list[Verdict]:
     """What became of each task, in order: ``rows`` after each task, and the model file's hashes ``now``.
 
     ``same_machine``: whether logits can be compared with those in the rows.
     """
-    known: dict[int, list[Known]] = {task: [] for task in now.tasks}
+    known: dict[int, list[Known]] = {task: [] for task in now}
     for row in rows:
         for task, found in row.by_task().items():
             known[task].append((row.tasks[-1], found))
     accepted = {(t.task, t.source) for t in transfers if t.accepted}
-    return [_judge_task(task, known[task], now.of(task), accepted, same_machine) for task in now.tasks]
+    return [_judge_task(task, known[task], found, accepted, same_machine) for task, found in now.items()]
 
 
 def unfit_rows(rows: Sequence[Row], tasks: Sequence[int]) -> str | None:

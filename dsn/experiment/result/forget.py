@@ -147,15 +147,13 @@ def _rows(
     full, found = whole(rows), list[Row]()
     before: dict[int, Fingerprint] = {}
     for place in kept:
-        now = Row.made(
-            {
-                task: replace(prints.get(task, old), weights=old.weights)
-                for task, old in full[place].by_task().items()
-                if task not in gone
-            }
-        )
+        now = {
+            task: replace(prints.get(task, old), weights=old.weights)
+            for task, old in full[place].by_task().items()
+            if task not in gone
+        }
         found.append(changes(before, now))
-        before |= now.by_task()
+        before |= now
     return found
 
 

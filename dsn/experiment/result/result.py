@@ -163,10 +163,6 @@ class Row(Part):
         hashes = map(Fingerprint, self.weights, self.reads, self.logits, levels)
         return dict(zip(self.tasks, hashes, strict=True))
 
-    def of(self, task: int) -> Fingerprint:
-        """The hashes of one task."""
-        return self.by_task()[task]
-
 
 class Forgotten(Part):
     """A removal: a ``dsn.masking.state.removal.Removal``. Nothing else of the tasks is left."""

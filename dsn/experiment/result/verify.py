@@ -21,7 +21,7 @@ from ..config.experiment import Config
 from ..config.machine import environment
 from .certificate import Verdict, judge, row_of, unfit_rows
 from .files import MODEL, is_whole, model_of, read_model, threads
-from .result import RESULT, Result, Row, matrix_csv, read_result
+from .result import RESULT, Result, matrix_csv, read_result
 from .seal import breaches
 
 SAME_MACHINE = (
@@ -96,7 +96,7 @@ def verify(folder: Path) -> Verification:
     if (why := unfit_rows(rows, model.committed)) is not None:
         return Verification([], [*found, f"{RESULT}: the certificate does not fit: {why}"], [], unchecked)
     with as_it_ran(result, config, model) as device:
-        now: Row = row_of(Fingerprints(model))
+        now = row_of(Fingerprints(model))
         elsewhere = differences(result.environment, environment(device))
     verdicts = judge(rows, now, result.transfers, same_machine=not elsewhere)
     return Verification(verdicts, found, elsewhere, unchecked)

@@ -84,7 +84,7 @@ class Course:
     def evaluate(
         self,
         experiences: Mapping[int, Any] | None,
-        row: Callable[[], Row] | None,
+        row: Callable[[], dict[int, Fingerprint]] | None,
         unlabelled: Callable[[], UnlabelledRow] | None = None,
     ) -> None:
         """Take ``row`` of the certificate and evaluate ``experiences``, by task label: the task is done.
@@ -96,7 +96,7 @@ class Course:
         now = None if row is None else row()
         before = self._standing
         if now is not None and (ranks := Ranks()).count > 1:
-            ranks.refuse_different(f"the certificate of task {now.tasks[-1]}", {}, now.model_dump_json())
+            ranks.refuse_different(f"the certificate of task {list(now)[-1]}", {}, str(now))
         if experiences is not None:
             carried = set() if now is None else self.metrics.carry_over(unchanged(before, now))
             self.strategy.eval([one for label, one in experiences.items() if label not in carried])
@@ -109,7 +109,7 @@ class Course:
             certificate=(*place.certificate, *kept),
             unlabelled=(*place.unlabelled, *seen),
         )
-        self._standing = before | standing(kept)
+        self._standing = before | (now or {})
 
     def end(self) -> None:
         """The last task is done."""
