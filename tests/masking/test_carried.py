@@ -98,9 +98,20 @@ def head(model):
         next(model.heads["0"].parameters()).add_(1)
 
 
+def own_edges(model):
+    with torch.no_grad():
+        next(values for _, edges in model.edges.by_path() for values in edges.of(0)).add_(1)
+
+
 @pytest.mark.parametrize(
     ("name", "change", "read"),
-    [("mlp", block, False), ("mlp", head, False), ("mlp", lateral, False), ("conv", other_norm, True)],
+    [
+        ("mlp", block, False),
+        ("mlp", head, False),
+        ("mlp", lateral, False),
+        ("conv", other_norm, True),
+        ("edges", own_edges, False),
+    ],
 )
 def test_whatever_changes_is_seen_also_in_what_a_task_reads_from(name, change, read):
     model = network(name)

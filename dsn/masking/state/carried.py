@@ -104,14 +104,16 @@ class CarriedFingerprints(Fingerprints):
         model, tasks = self.model, self.model.committed
         kinds = [model.heads, model.laterals, *(norm.tasks for norm in model.norms())]
         modules = zip(*([kind[str(task)] for task in tasks] for kind in kinds), strict=True)
-        return dict(zip(tasks, zip(modules, map(self._of_edges, tasks), strict=True), strict=True))
+        edges = [list(self._of_edges(task).values()) for task in tasks]
+        return dict(zip(tasks, zip(modules, edges, strict=True), strict=True))
 
-    def _of_edges(self, task: int) -> list[Tensor]:
+    def _of_edges(self, task: int) -> dict[str, Tensor]:
         """What the edges of ``task`` have alone."""
         if self.model.edges is None:
-            return []
-        parts = [(edges.of(task), edges.bits.get(str(task))) for _, edges in self.model.edges.by_path()]
-        return [tensor for values, bits in parts for tensor in (*values, bits) if tensor is not None]
+            return {}
+        parts = {path: [*e.of(task), e.bits.get(str(task))] for path, e in self.model.edges.by_path()}
+        named = {f"edges.{path}.{n}": value for path, part in parts.items() for n, value in enumerate(part)}
+        return {name: value for name, value in named.items() if value is not None}
 
     def _parts(self, task: int) -> str:
         """A hash of what belongs to ``task`` alone."""
@@ -119,11 +121,7 @@ class CarriedFingerprints(Fingerprints):
         found = {f"mask.{path}": mask for path, mask in model.open_neurons(task).items()}
         found |= self._head(task) | self._norms(task)
         found |= {f"reads.{name}": value for name, value in model.lateral_heads(task).named_buffers()}
-        if model.edges is not None:
-            for path, edges in model.edges.by_path():
-                values = [*edges.of(task), edges.bits.get(str(task))]
-                found |= {f"edges.{path}.{n}": value for n, value in enumerate(values) if value is not None}
-        return whole_hash(found)
+        return whole_hash(found | self._of_edges(task))
 
     def _sources(self, task: int) -> list[int]:
         return [cast(Lateral, lateral).source_task for lateral in self.model.lateral_heads(task)]
